@@ -1,0 +1,3 @@
+//! web-lora.
+pub mod error;
+pub use error::{Error, Result};
