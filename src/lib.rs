@@ -1,3 +1,4 @@
 //! web-lora.
 pub mod error;
+pub mod gpu;
 pub use error::{Error, Result};

@@ -1,0 +1,15 @@
+//! The GPU layer: a device, buffers with a byte count, recordings (plain data) and plans that replay them.
+//!
+//! Nothing here knows what a transformer is, and nothing above `kernels/` names a wgpu type.
+
+mod buffer;
+mod device;
+mod plan;
+mod recording;
+mod shader;
+
+pub use buffer::Buffer;
+pub use device::{DeviceInfo, DeviceOptions, Gpu};
+pub use plan::{Plan, Readback};
+pub use recording::{Command, Extent, Grid, Recording, Rows, Slice, Step};
+pub use shader::Shader;

@@ -1,0 +1,133 @@
+//! Persistent GPU memory: weights, the adapter arena, batches. Transient memory belongs to a [`super::Plan`].
+
+use std::rc::Rc;
+
+use super::Gpu;
+use crate::{Error, Result};
+
+/// A named piece of GPU memory, zero when created. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    pub(super) inner: Rc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) label: String,
+    pub(super) size_bytes: u64,
+    pub(super) wgpu: wgpu::Buffer,
+}
+
+impl Buffer {
+    /// Storage readable and writable by shaders, `size_bytes` rounded up to 16.
+    ///
+    /// Errors with `OutOfMemory` when the device cannot have a buffer of this size; running out of memory
+    /// in the driver shows at the next [`Gpu::check`].
+    pub fn storage(gpu: &Gpu, label: &str, size_bytes: u64) -> Result<Self> {
+        Self::new(gpu, label, size_bytes, wgpu::BufferUsages::STORAGE)
+    }
+
+    /// A uniform buffer: small parameters, read by every thread alike.
+    pub fn uniform(gpu: &Gpu, label: &str, size_bytes: u64) -> Result<Self> {
+        Self::new(gpu, label, size_bytes, wgpu::BufferUsages::UNIFORM)
+    }
+
+    fn new(gpu: &Gpu, label: &str, size_bytes: u64, usage: wgpu::BufferUsages) -> Result<Self> {
+        let size_bytes = size_bytes.max(16).next_multiple_of(16);
+        let limits = gpu.device.limits();
+        if size_bytes > limits.max_buffer_size {
+            return Err(Error::OutOfMemory {
+                needed_bytes: size_bytes,
+                message: format!(
+                    "the buffer '{label}' is larger than the {} bytes this GPU allows in one piece",
+                    limits.max_buffer_size
+                ),
+            });
+        }
+        // Never mapped at creation: browsers throw there when the GPU process is short of memory.
+        let wgpu = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: size_bytes,
+            usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        gpu.count_bytes(size_bytes);
+        Ok(Self { inner: Rc::new(Inner { label: label.to_owned(), size_bytes, wgpu }) })
+    }
+
+    /// Bytes allocated.
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes
+    }
+
+    /// The name given at creation.
+    pub fn label(&self) -> &str {
+        &self.inner.label
+    }
+
+    /// Writes `data` at `offset_bytes`; both must be multiples of 4. Ordered before the next submit.
+    pub fn write(&self, gpu: &Gpu, offset_bytes: u64, data: &[u8]) {
+        gpu.queue.write_buffer(&self.inner.wgpu, offset_bytes, data);
+    }
+
+    /// Copies the whole buffer back. Waits for all work submitted so far.
+    pub async fn read(&self, gpu: &Gpu) -> Result<Vec<u8>> {
+        self.read_range(gpu, 0, self.size_bytes()).await
+    }
+
+    /// Copies `size_bytes` at `offset_bytes` back; both must be multiples of 4.
+    pub async fn read_range(&self, gpu: &Gpu, offset_bytes: u64, size_bytes: u64) -> Result<Vec<u8>> {
+        let staging = Staging::new(gpu, size_bytes);
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        staging.copy_from(&mut encoder, self, offset_bytes);
+        gpu.queue.submit([encoder.finish()]);
+        staging.map(gpu);
+        staging.take(gpu).await
+    }
+}
+
+/// A buffer the CPU can read: filled by a copy on the GPU, mapped, taken, and used again.
+pub(super) struct Staging {
+    wgpu: wgpu::Buffer,
+    mapped: std::cell::RefCell<Option<futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>>>,
+}
+
+impl Staging {
+    pub(super) fn new(gpu: &Gpu, size_bytes: u64) -> Self {
+        Self {
+            wgpu: gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("staging"),
+                size: size_bytes,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            }),
+            mapped: Default::default(),
+        }
+    }
+
+    /// Records a copy that fills the whole staging buffer from `source`.
+    pub(super) fn copy_from(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offset_bytes: u64) {
+        encoder.copy_buffer_to_buffer(&source.inner.wgpu, offset_bytes, &self.wgpu, 0, self.wgpu.size());
+    }
+
+    /// Asks for the bytes, to be called once after the submit that fills them.
+    pub(super) fn map(&self, _gpu: &Gpu) {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.wgpu.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone when nobody wants the bytes any more.
+            let _ = sender.send(result);
+        });
+        *self.mapped.borrow_mut() = Some(receiver);
+    }
+
+    /// Waits for the bytes asked for by [`Staging::map`].
+    pub(super) async fn take(&self, gpu: &Gpu) -> Result<Vec<u8>> {
+        let receiver = self.mapped.borrow_mut().take().expect("map() comes before take()");
+        gpu.wait();
+        let lost = || gpu.check().err().unwrap_or(Error::DeviceLost { message: "the GPU dropped a readback".into() });
+        receiver.await.map_err(|_| lost())?.map_err(|_| lost())?;
+        let bytes = self.wgpu.get_mapped_range(..).map_err(|_| lost())?.to_vec();
+        self.wgpu.unmap();
+        Ok(bytes)
+    }
+}

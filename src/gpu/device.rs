@@ -1,0 +1,147 @@
+//! Adapter and device: what was found, which limits hold, and what went wrong since.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use super::Shader;
+use super::shader::Pipeline;
+use crate::{Error, Result};
+
+/// What to ask of the device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeviceOptions {
+    /// Take WebGPU's default limits and no optional feature, even where the adapter has more.
+    pub default_limits: bool,
+}
+
+/// What was found, in words for people and numbers for plans.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceInfo {
+    /// The adapter's name, empty where the browser hides it.
+    pub name: String,
+    /// Driver and version, where known.
+    pub driver: String,
+    /// True when the "GPU" is a program on the CPU.
+    pub software: bool,
+    /// Bytes one buffer may have.
+    pub max_buffer_size: u64,
+    /// Bytes one binding may have.
+    pub max_storage_buffer_binding_size: u64,
+}
+
+/// What went wrong outside any call: the first error wins, as the rest usually follow from it.
+type Failure = Arc<Mutex<Option<Error>>>;
+
+/// A device and its queue.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    info: DeviceInfo,
+    failure: Failure,
+    allocated_bytes: Cell<u64>,
+    pub(super) pipelines: RefCell<HashMap<Rc<str>, Rc<Pipeline>>>,
+}
+
+impl Gpu {
+    /// Finds the strongest adapter and opens it.
+    ///
+    /// Errors: `NoWebGpu` where the browser has none, `NoAdapter` where it has but no GPU answers.
+    pub async fn request(options: DeviceOptions) -> Result<Self> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::BROWSER_WEBGPU;
+        let instance = wgpu::Instance::new(descriptor);
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| Error::NoAdapter { message: error.to_string() })?;
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("web-lora"),
+                required_limits: if options.default_limits { wgpu::Limits::defaults() } else { adapter.limits() },
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| Error::NoAdapter { message: error.to_string() })?;
+
+        let failure = Failure::default();
+        let lost = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            record(&lost, Error::DeviceLost { message: format!("{reason:?}: {message}") });
+        });
+        let uncaptured = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            record(
+                &uncaptured,
+                match error {
+                    wgpu::Error::OutOfMemory { source } => {
+                        Error::OutOfMemory { needed_bytes: 0, message: source.to_string() }
+                    }
+                    other => Error::Gpu { message: other.to_string() },
+                },
+            );
+        }));
+
+        let found = adapter.get_info();
+        let limits = device.limits();
+        let lower = format!("{} {}", found.name, found.driver).to_lowercase();
+        let info = DeviceInfo {
+            software: found.device_type == wgpu::DeviceType::Cpu
+                || ["swiftshader", "llvmpipe", "lavapipe", "basic render"].iter().any(|name| lower.contains(name)),
+            name: found.name,
+            driver: format!("{} {}", found.driver, found.driver_info).trim().to_owned(),
+            max_buffer_size: limits.max_buffer_size,
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+        };
+        Ok(Self { device, queue, info, failure, allocated_bytes: Cell::new(0), pipelines: RefCell::default() })
+    }
+
+    /// What was found.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// The first failure since the device was opened: lost, out of memory, or a validation error (our bug).
+    pub fn check(&self) -> Result<()> {
+        match &*self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of all buffers created so far through this device and still counted.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes.get()
+    }
+
+    pub(super) fn count_bytes(&self, bytes: u64) {
+        self.allocated_bytes.set(self.allocated_bytes.get() + bytes);
+    }
+
+    /// Waits for all submitted work where the platform lets us; in a browser callbacks come by themselves.
+    pub(super) fn wait(&self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            record(&self.failure, Error::DeviceLost { message: error.to_string() });
+        }
+    }
+
+    /// The pipeline of a shader, compiled at its first use.
+    pub(super) fn pipeline(&self, shader: &Shader) -> Rc<Pipeline> {
+        if let Some(pipeline) = self.pipelines.borrow().get(shader.source()) {
+            return pipeline.clone();
+        }
+        let pipeline = Rc::new(Pipeline::new(&self.device, shader));
+        self.pipelines.borrow_mut().insert(shader.source_rc(), pipeline.clone());
+        pipeline
+    }
+}
+
+fn record(failure: &Failure, error: Error) {
+    failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+}
