@@ -1,7 +1,9 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod matmul;
 pub mod rms_norm;
+pub mod weight;
 #[cfg(test)]
 pub(crate) mod testing;
 
