@@ -1,18 +1,7 @@
 // y[t, first + j] = Σ_k x[t, k] w[j, k] + scale · Σ_r tail_x[t, r] tail_w[first + j, r],  j < n; or y += that.
 //
 // x [rows, k], w [n, k] in any weight format; tail_x and tail_w are LoRA's x Aᵀ [rows, r] and B [.., r], or nothing.
-// f32 sums. One thread computes 8 rows × 8 columns. Rows past the last of the step are computed too: they lie inside
-// the buffer and nobody reads them.
-
-// Columns past the last are written as zero.
-fn kept(col: u32, value: vec4<f32>) -> vec4<f32> {
-    let inside = vec4<u32>(col) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.n);
-    return select(vec4<f32>(0.0), value, inside);
-}
-
-fn store_row(row: u32, col: u32, lo: vec4<f32>, hi: vec4<f32>) {
-    store(row * params.y_stride4 + (params.first + col) / 4u, kept(col, lo), kept(col + 4u, hi));
-}
+// f32 sums. One thread computes ROWS rows × 8 columns.
 
 fn tail_tile(c0: u32, c1: u32, c2: u32, c3: u32, k4: u32) -> mat4x4<f32> {
     let f = params.first;
@@ -23,7 +12,7 @@ fn tail_tile(c0: u32, c1: u32, c2: u32, c3: u32, k4: u32) -> mat4x4<f32> {
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let col = global_id.x * 8u;
-    let row = global_id.y * 8u;
+    let row = global_id.y * ROWS;
     if (col >= params.n) {
         return;
     }
@@ -40,13 +29,5 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     for (var k4 = 0u; k4 * 4u < params.tail_rank; k4 += 1u) {
         add_products(&block, tail_rows(row, k4), tail_tile(col, c1, c2, c3, k4), tail_tile(c4, c5, c6, c7, k4));
     }
-    let acc = block.acc;
-    store_row(row, col, acc[0], acc[1]);
-    store_row(row + 1u, col, acc[2], acc[3]);
-    store_row(row + 2u, col, acc[4], acc[5]);
-    store_row(row + 3u, col, acc[6], acc[7]);
-    store_row(row + 4u, col, acc[8], acc[9]);
-    store_row(row + 5u, col, acc[10], acc[11]);
-    store_row(row + 6u, col, acc[12], acc[13]);
-    store_row(row + 7u, col, acc[14], acc[15]);
+    store_block(block, row, params.first + col, params.first + params.n);
 }

@@ -1,13 +1,12 @@
 // y[t, k] = Σ_j x[t, first + j] w[j, k] + scale · Σ_r tail_x[t, r] tail_w[r, k],  j < n; or y += that.
 //
 // The way back through a frozen weight: x is dy [rows, ..], w [n, k] in any weight format, tail_x and tail_w are LoRA's
-// d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes 8 rows × 8 columns; rows past the last of
-// the step as in matmul.wgsl.
+// d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes ROWS rows × 8 columns.
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let k8 = global_id.x;
-    let row = global_id.y * 8u;
+    let row = global_id.y * ROWS;
     if (k8 >= params.k8) {
         return;
     }
@@ -33,15 +32,5 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
         let hi = mat4x4<f32>(tail_weight(r, k4 + 1u), tail_weight(r1, k4 + 1u), tail_weight(r2, k4 + 1u), tail_weight(r3, k4 + 1u));
         add_products(&block, tail_rows(row, r / 4u), scale * transpose(lo), scale * transpose(hi));
     }
-    let acc = block.acc;
-    let at = row * params.y_stride4 + 2u * k8;
-    let s = params.y_stride4;
-    store(at, acc[0], acc[1]);
-    store(at + s, acc[2], acc[3]);
-    store(at + 2u * s, acc[4], acc[5]);
-    store(at + 3u * s, acc[6], acc[7]);
-    store(at + 4u * s, acc[8], acc[9]);
-    store(at + 5u * s, acc[10], acc[11]);
-    store(at + 6u * s, acc[12], acc[13]);
-    store(at + 7u * s, acc[14], acc[15]);
+    store_block(block, row, 8u * k8, 8u * params.k8);
 }

@@ -3,9 +3,9 @@
 
 pub mod matmul;
 pub mod rms_norm;
-pub mod weight;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod weight;
 
 use bytemuck::{Pod, Zeroable};
 

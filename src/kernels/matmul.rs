@@ -7,7 +7,7 @@ use super::Matrix;
 use super::weight::Weight;
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
-/// `struct Params` of `shaders/shared/block.wgsl`.
+/// `struct Params` of `shaders/shared/product.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct MatmulParams {
@@ -69,7 +69,16 @@ impl MatmulParams {
 /// `y[t, w.first_row + j] = Σ_k x[t, k] w[j, k]` plus the tail, for the token or target `rows`.
 ///
 /// `x` is `[rows, w.cols]`, `y` at least `w.first_row + w.rows` wide.
-pub fn matmul(rec: &mut Recording, label: &str, rows: Rows, x: Matrix, w: &Weight, tail: Option<Tail>, y: Matrix, write: Write) {
+pub fn matmul(
+    rec: &mut Recording,
+    label: &str,
+    rows: Rows,
+    x: Matrix,
+    w: &Weight,
+    tail: Option<Tail>,
+    y: Matrix,
+    write: Write,
+) {
     assert_eq!(x.width, w.cols, "{label}: columns of x and of the weight");
     let params = MatmulParams::new(rows, x, w, tail, y, write);
     dispatch(rec, label, "matmul", include_str!("../../shaders/matmul.wgsl"), params, x, w, tail, y, w.rows);
@@ -78,7 +87,16 @@ pub fn matmul(rec: &mut Recording, label: &str, rows: Rows, x: Matrix, w: &Weigh
 /// `y[t, k] = Σ_j x[t, w.first_row + j] w[j, k]` plus the tail: the gradient on a linear's input from that on its output.
 ///
 /// `x` is at least `w.first_row + w.rows` wide, `y` is `[rows, w.cols]`.
-pub fn matmul_transposed(rec: &mut Recording, label: &str, rows: Rows, x: Matrix, w: &Weight, tail: Option<Tail>, y: Matrix, write: Write) {
+pub fn matmul_transposed(
+    rec: &mut Recording,
+    label: &str,
+    rows: Rows,
+    x: Matrix,
+    w: &Weight,
+    tail: Option<Tail>,
+    y: Matrix,
+    write: Write,
+) {
     assert_eq!(y.width, w.cols, "{label}: columns of y and of the weight");
     let params = MatmulParams::new(rows, x, w, tail, y, write);
     let kernel = include_str!("../../shaders/matmul_transposed.wgsl");
@@ -86,29 +104,43 @@ pub fn matmul_transposed(rec: &mut Recording, label: &str, rows: Rows, x: Matrix
 }
 
 fn dispatch(
-    rec: &mut Recording, label: &str, name: &'static str, kernel: &str, params: MatmulParams,
-    x: Matrix, w: &Weight, tail: Option<Tail>, y: Matrix, y_cols: usize,
+    rec: &mut Recording,
+    label: &str,
+    name: &'static str,
+    kernel: &str,
+    params: MatmulParams,
+    x: Matrix,
+    w: &Weight,
+    tail: Option<Tail>,
+    y: Matrix,
+    y_cols: usize,
 ) {
     let rank = tail.map_or(0, |tail| tail.x.width);
     let tail_shader = match tail {
         Some(_) => include_str!("../../shaders/shared/tail_lora.wgsl"),
         None => include_str!("../../shaders/shared/tail_none.wgsl"),
     };
+    let (rows_per_thread, rows_shader) = match rec.capacity(params.rows) {
+        1 => (1, include_str!("../../shaders/shared/rows_1.wgsl")),
+        _ => (8, include_str!("../../shaders/shared/rows_8.wgsl")),
+    };
     let parts = [
         include_str!("../../shaders/shared/weight.wgsl"),
         w.format.shader(),
-        include_str!("../../shaders/shared/block.wgsl"),
+        include_str!("../../shaders/shared/product.wgsl"),
         tail_shader,
+        rows_shader,
         kernel,
     ];
-    // Narrow products would leave most of a workgroup idle.
+    // Narrow products would leave most of a wide workgroup idle.
     let workgroup: u32 = if y_cols <= 128 { 8 } else { 64 };
     let shader = Shader::new(name, &[("WORKGROUP", workgroup)], &parts);
     let bindings: Vec<Slice> =
         w.bindings().chain([x.slice, y.slice]).chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w])).collect();
     let flops_per_row = 2 * (w.rows * w.cols + rank * y_cols) as u64;
-    // A workgroup is 8 rows by 8 columns a thread.
-    let grid = [Extent::cover(y_cols as u32, 8 * workgroup), Extent::Rows { rows: params.rows, per: 8 }, Extent::Fixed(1)];
+    // Threads of a workgroup lie side by side along the columns, eight columns each.
+    let rows = Extent::Rows { rows: params.rows, per: rows_per_thread };
+    let grid = [Extent::cover(y_cols as u32, 8 * workgroup), rows, Extent::Fixed(1)];
     rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, flops_per_row));
 }
 
@@ -117,9 +149,9 @@ mod tests {
     use super::*;
     use crate::gpu::Step;
     use crate::io::{DType, dequantize};
+    use crate::kernels::stride;
     use crate::kernels::testing::*;
     use crate::kernels::weight::{WeightFormat, random_blocks, repack};
-    use crate::kernels::stride;
 
     const STRENGTH: f32 = 0.75;
 
@@ -130,7 +162,14 @@ mod tests {
     }
 
     /// The same arithmetic in f64; `y` is what was there before.
-    fn reference(params: &MatmulParams, p: &Product, transposed: bool, n_rows: usize, x: &[f64], y: &[f64]) -> Vec<f64> {
+    fn reference(
+        params: &MatmulParams,
+        p: &Product,
+        transposed: bool,
+        n_rows: usize,
+        x: &[f64],
+        y: &[f64],
+    ) -> Vec<f64> {
         let k = params.k8 as usize * 8;
         let (xs, ys) = (params.x_stride4 as usize * 4, params.y_stride4 as usize * 4);
         let (n, first, r) = (params.n as usize, params.first as usize, params.tail_rank as usize);
@@ -157,7 +196,8 @@ mod tests {
 
     fn case(transposed: bool, dtype: DType, n_tokens: usize, n: usize, k: usize, rank: usize, write: Write) -> Case {
         let step = Step { n_tokens: n_tokens as u32, strength: STRENGTH, ..Default::default() };
-        let mut case = Case::new(format!("{dtype} {n_tokens}x{n}x{k} rank {rank} {write:?} transposed {transposed}"), step);
+        let mut case =
+            Case::new(format!("{dtype} {n_tokens}x{n}x{k} rank {rank} {write:?} transposed {transposed}"), step);
         let blocks = random_blocks(dtype, n * k, 1);
         let (values, scales) = repack(dtype, &blocks, k);
         let (x_width, y_width) = if transposed { (n, k) } else { (k, n) };
@@ -167,23 +207,45 @@ mod tests {
             Write::Replace => vec![f32::NAN; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
         };
         let (tail_rows, tail_cols) = if transposed { (rank, k) } else { (n, rank) };
-        let (tail_x, tail_w) = (random_matrix(n_tokens, rank.max(1), 4), random_matrix(tail_rows.max(1), tail_cols.max(1), 5));
+        let (tail_x, tail_w) =
+            (random_matrix(n_tokens, rank.max(1), 4), random_matrix(tail_rows.max(1), tail_cols.max(1), 5));
 
-        let at = [case.buffer(&x), case.buffer(&y), case.buffer(&values), case.buffer(&scales), case.buffer(&tail_x), case.buffer(&tail_w)];
+        let at = [
+            case.buffer(&x),
+            case.buffer(&y),
+            case.buffer(&values),
+            case.buffer(&scales),
+            case.buffer(&tail_x),
+            case.buffer(&tail_w),
+        ];
         let record = move |rec: &mut Recording, b: &[Slice]| {
             let scales = (WeightFormat::of(dtype).row_bytes(k).1 > 0).then_some(b[at[3]]);
-            let w = Weight { format: WeightFormat::of(dtype), rows: n, cols: k, first_row: 0, values: b[at[2]], scales };
+            let w =
+                Weight { format: WeightFormat::of(dtype), rows: n, cols: k, first_row: 0, values: b[at[2]], scales };
             let x = Matrix { slice: b[at[0]], width: x_width };
             let y = Matrix { slice: b[at[1]], width: y_width };
-            let tail = (rank > 0).then_some(Tail { x: Matrix { slice: b[at[4]], width: rank }, w: b[at[5]], w_cols: tail_cols, scale: 2.0 });
+            let tail = (rank > 0).then_some(Tail {
+                x: Matrix { slice: b[at[4]], width: rank },
+                w: b[at[5]],
+                w_cols: tail_cols,
+                scale: 2.0,
+            });
             let run = if transposed { matmul_transposed } else { matmul };
             run(rec, "product", Rows::TOKENS, x, &w, tail, y, write);
         };
         let params = MatmulParams {
-            rows: Rows::TOKENS, n: n as u32, k8: stride(k) as u32 / 8, first: 0,
-            x_stride4: stride(x_width) as u32 / 4, y_stride4: stride(y_width) as u32 / 4,
-            tail_rank: rank as u32, tail_x_stride4: stride(rank) as u32 / 4, tail_w_stride4: stride(tail_cols) as u32 / 4,
-            tail_scale: 2.0, accumulate: u32::from(write == Write::Add), _pad: [0; 2],
+            rows: Rows::TOKENS,
+            n: n as u32,
+            k8: stride(k) as u32 / 8,
+            first: 0,
+            x_stride4: stride(x_width) as u32 / 4,
+            y_stride4: stride(y_width) as u32 / 4,
+            tail_rank: rank as u32,
+            tail_x_stride4: stride(rank) as u32 / 4,
+            tail_w_stride4: stride(tail_cols) as u32 / 4,
+            tail_scale: 2.0,
+            accumulate: u32::from(write == Write::Add),
+            _pad: [0; 2],
         };
         let product = Product {
             w: f64s(&pad_rows(&dequantize(dtype, &blocks), k)),
@@ -209,15 +271,26 @@ mod tests {
     fn cases(transposed: bool) -> Vec<Case> {
         let mut cases: Vec<Case> = DType::ALL
             .into_iter()
-            .map(|dtype| case(transposed, dtype, 19, 45, if dtype.block_len() == 1 { 72 } else { 256 }, 4, Write::Replace))
+            .map(|dtype| {
+                case(transposed, dtype, 19, 45, if dtype.block_len() == 1 { 72 } else { 256 }, 4, Write::Replace)
+            })
             .collect();
-        for (t, n, k, rank) in [(1, 1, 1, 0), (1, 3, 5, 1), (7, 8, 8, 3), (8, 9, 13, 8), (9, 311, 72, 0), (64, 64, 64, 16), (65, 70, 66, 5)] {
+        for (t, n, k, rank) in [
+            (1, 1, 1, 0),
+            (1, 3, 5, 1),
+            (7, 8, 8, 3),
+            (8, 9, 13, 8),
+            (9, 311, 72, 0),
+            (64, 64, 64, 16),
+            (65, 70, 66, 5),
+        ] {
             cases.push(case(transposed, DType::F32, t, n, k, rank, Write::Replace));
             cases.push(case(transposed, DType::F32, t, n, k, rank, Write::Add));
         }
         // SmolLM2's down_proj and its head's width.
         cases.push(case(transposed, DType::Q4_1, 16, 576, 1536, 8, Write::Add));
         cases.push(case(transposed, DType::Q8_0, 3, 4096, 576, 0, Write::Replace));
+        cases.push(case(transposed, DType::Q4_1, 1, 1536, 576, 8, Write::Replace));
         cases
     }
 

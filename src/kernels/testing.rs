@@ -95,7 +95,7 @@ async fn run(gpu: &Gpu, case: &Case) -> Result<(), String> {
         .map(|(at, bytes)| Buffer::storage(gpu, &format!("buffer{at}"), bytes.len() as u64).map_err(text))
         .collect::<Result<_, _>>()?;
     let step = Buffer::uniform(gpu, "step", size_of::<Step>() as u64).map_err(text)?;
-    let mut recording = Recording::new(&step);
+    let mut recording = Recording::new(&step, case.step.n_tokens as usize);
     let slices: Vec<Slice> = buffers.iter().map(|buffer| recording.external(buffer)).collect();
     case.record.as_ref().expect("a case records something")(&mut recording, &slices);
     let plan = Plan::new(gpu, &recording, |_, _| ()).await.map_err(text)?;
