@@ -1,6 +1,5 @@
 //! web-lora.
 pub mod error;
 pub mod gpu;
-pub mod io;
 pub mod kernels;
 pub use error::{Error, Result};

@@ -1,2 +1,0 @@
-mod dtype;
-pub use dtype::{DType, dequantize};
