@@ -1,4 +1,5 @@
 //! web-lora.
 pub mod error;
 pub mod gpu;
+pub mod io;
 pub use error::{Error, Result};
