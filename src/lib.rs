@@ -1,5 +1,6 @@
 //! web-lora.
 pub mod error;
 pub mod gpu;
+pub mod io;
 pub mod kernels;
 pub use error::{Error, Result};
