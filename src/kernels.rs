@@ -3,6 +3,8 @@
 
 pub mod matmul;
 pub mod rms_norm;
+pub mod rms_norm_backward;
+pub mod rope;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod weight;

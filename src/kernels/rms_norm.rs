@@ -18,7 +18,7 @@ pub struct RmsNormParams {
 }
 
 impl RmsNormParams {
-    fn new(rows: Rows, width: usize, eps: f32) -> Self {
+    pub(super) fn new(rows: Rows, width: usize, eps: f32) -> Self {
         Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, eps, _pad: 0 }
     }
 }
