@@ -2,6 +2,7 @@
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
 pub mod rms_norm;
+pub mod rows;
 pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
