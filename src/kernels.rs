@@ -6,6 +6,7 @@ pub mod rows;
 pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod weight_grad;
 
 use bytemuck::{Pod, Zeroable};
 
