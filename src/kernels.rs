@@ -5,9 +5,14 @@ pub mod matmul;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
+pub mod rows;
+pub mod swiglu;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod weight;
+pub mod weight_grad;
 
 use bytemuck::{Pod, Zeroable};
 

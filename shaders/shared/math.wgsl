@@ -24,3 +24,7 @@ fn log_f32(x: f32) -> f32 {
 fn sigmoid_f32(x: f32) -> f32 {
     return 1.0 / (1.0 + exp_f32(-x));
 }
+
+fn sigmoid_vec4(x: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(sigmoid_f32(x.x), sigmoid_f32(x.y), sigmoid_f32(x.z), sigmoid_f32(x.w));
+}

@@ -1,0 +1,88 @@
+// grad[i, j] += scale · Σ_t a[t, i] · b[t, j] over the rows in use, in order: a [t, p], b [t, q], grad [p, stride(q)].
+// LoRA's dA (a narrow, b wide) and dB (a wide, b narrow).
+//
+// One thread a block of 8 x 8 of grad in registers, neighbouring threads neighbouring columns; f32 sums. Rows of a and b
+// are padded to whole blocks with zeros, and so the pad columns of grad stay zero.
+struct Params {
+    rows: Rows,
+    // Rows of grad.
+    p: u32,
+    // Blocks of 8 along the rows of a and b.
+    p_blocks: u32,
+    q_blocks: u32,
+    scale: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> grad: array<vec4<f32>>;
+
+fn add_row(i: u32, j_block: u32, low: vec4<f32>, high: vec4<f32>) {
+    if (i < params.p) {
+        let at = (i * params.q_blocks + j_block) * 2u;
+        grad[at] += params.scale * low;
+        grad[at + 1u] += params.scale * high;
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
+    let i_block = global_id.x / params.q_blocks;
+    let j_block = global_id.x % params.q_blocks;
+    if (i_block >= params.p_blocks) {
+        return;
+    }
+    // s<i><half>: row i of the block, its columns 0..4 (l) and 4..8 (h).
+    var s0l = vec4<f32>(0.0);
+    var s0h = vec4<f32>(0.0);
+    var s1l = vec4<f32>(0.0);
+    var s1h = vec4<f32>(0.0);
+    var s2l = vec4<f32>(0.0);
+    var s2h = vec4<f32>(0.0);
+    var s3l = vec4<f32>(0.0);
+    var s3h = vec4<f32>(0.0);
+    var s4l = vec4<f32>(0.0);
+    var s4h = vec4<f32>(0.0);
+    var s5l = vec4<f32>(0.0);
+    var s5h = vec4<f32>(0.0);
+    var s6l = vec4<f32>(0.0);
+    var s6h = vec4<f32>(0.0);
+    var s7l = vec4<f32>(0.0);
+    var s7h = vec4<f32>(0.0);
+    let n = n_rows(params.rows);
+    var a_at = i_block * 2u;
+    var b_at = j_block * 2u;
+    for (var t = 0u; t < n; t += 1u) {
+        let al = a[a_at];
+        let ah = a[a_at + 1u];
+        let bl = b[b_at];
+        let bh = b[b_at + 1u];
+        s0l += al.x * bl;
+        s0h += al.x * bh;
+        s1l += al.y * bl;
+        s1h += al.y * bh;
+        s2l += al.z * bl;
+        s2h += al.z * bh;
+        s3l += al.w * bl;
+        s3h += al.w * bh;
+        s4l += ah.x * bl;
+        s4h += ah.x * bh;
+        s5l += ah.y * bl;
+        s5h += ah.y * bh;
+        s6l += ah.z * bl;
+        s6h += ah.z * bh;
+        s7l += ah.w * bl;
+        s7h += ah.w * bh;
+        a_at += params.p_blocks * 2u;
+        b_at += params.q_blocks * 2u;
+    }
+    let i = i_block * 8u;
+    add_row(i, j_block, s0l, s0h);
+    add_row(i + 1u, j_block, s1l, s1h);
+    add_row(i + 2u, j_block, s2l, s2h);
+    add_row(i + 3u, j_block, s3l, s3h);
+    add_row(i + 4u, j_block, s4l, s4h);
+    add_row(i + 5u, j_block, s5l, s5h);
+    add_row(i + 6u, j_block, s6l, s6h);
+    add_row(i + 7u, j_block, s7l, s7h);
+}
