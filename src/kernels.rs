@@ -1,14 +1,13 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod embedding;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
 pub mod rows;
 pub mod swiglu;
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod weight;

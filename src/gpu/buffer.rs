@@ -70,6 +70,13 @@ impl Buffer {
         gpu.queue.write_buffer(&self.inner.wgpu, offset_bytes, data);
     }
 
+    /// Fills the whole buffer with zeros.
+    pub fn clear(&self, gpu: &Gpu) {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        encoder.clear_buffer(&self.inner.wgpu, 0, None);
+        gpu.queue.submit([encoder.finish()]);
+    }
+
     /// Copies the whole buffer back. Waits for all work submitted so far.
     pub async fn read(&self, gpu: &Gpu) -> Result<Vec<u8>> {
         self.read_range(gpu, 0, self.size_bytes()).await

@@ -174,6 +174,11 @@ impl Plan {
         self.transient_bytes
     }
 
+    /// Kernels in it.
+    pub fn n_dispatches(&self) -> usize {
+        self.entries.iter().filter(|entry| matches!(entry, Entry::Dispatch { .. })).count()
+    }
+
     /// Sets how much work one submit may hold, from a measured rate.
     pub fn set_slice_flops(&self, flops: u64) {
         self.slice_flops.set(flops.max(FIRST_SLICE_FLOPS / 10));

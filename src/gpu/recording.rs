@@ -185,11 +185,6 @@ impl Recording {
         if rows.of_targets == 0 { self.max_tokens as usize } else { rows.capacity as usize }
     }
 
-    /// How many kernels run.
-    pub fn n_dispatches(&self) -> usize {
-        self.commands.iter().filter(|c| matches!(c, Command::Dispatch { .. })).count()
-    }
-
     /// Floating-point operations of the kernels that state them, for one step.
     pub fn flops(&self, step: &Step) -> u64 {
         self.commands
