@@ -1,6 +1,7 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod attention;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
