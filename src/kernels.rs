@@ -67,3 +67,5 @@ pub struct Token {
     /// One past the segment's last key row.
     pub end: u32,
 }
+#[cfg(test)]
+mod bench_attention;
