@@ -1,6 +1,7 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod attention;
 pub mod embedding;
 pub mod matmul;
 pub mod rms_norm;
@@ -8,10 +9,12 @@ pub mod rms_norm_backward;
 pub mod rope;
 pub mod rows;
 pub mod swiglu;
-#[cfg(test)]
-pub(crate) mod testing;
 pub mod weight;
 pub mod weight_grad;
+#[cfg(test)]
+mod bench_attention;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use bytemuck::{Pod, Zeroable};
 
