@@ -1,6 +1,8 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod cross_entropy;
+pub mod loss_sum;
 #[cfg(test)]
 mod math;
 pub mod rms_norm;
