@@ -1,7 +1,9 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod adamw;
 pub mod cross_entropy;
+pub mod grad_norm;
 pub mod loss_sum;
 #[cfg(test)]
 mod math;
