@@ -1,8 +1,8 @@
 // grad[i, j] += scale · Σ_t a[t, i] · b[t, j] over the rows in use, in order: a [t, p], b [t, q], grad [p, stride(q)].
 // LoRA's dA (a narrow, b wide) and dB (a wide, b narrow).
 //
-// One thread a block of 8 x 8 of grad in registers, neighbouring threads neighbouring columns; f32 sums. Rows of a and b
-// are padded to whole blocks with zeros, and so the pad columns of grad stay zero.
+// One thread a block of 8 x 8 of grad in registers, neighbouring threads along the wider of a and b; f32 sums. Rows of a
+// and b are padded to whole blocks with zeros, and so the pad columns of grad stay zero.
 struct Params {
     rows: Rows,
     // Rows of grad.
@@ -27,11 +27,15 @@ fn add_row(i: u32, j_block: u32, low: vec4<f32>, high: vec4<f32>) {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
-    let i_block = global_id.x / params.q_blocks;
-    let j_block = global_id.x % params.q_blocks;
-    if (i_block >= params.p_blocks) {
+    if (global_id.x >= params.p_blocks * params.q_blocks) {
         return;
     }
+    let across = params.p_blocks <= params.q_blocks;
+    let n_blocks = max(params.p_blocks, params.q_blocks);
+    let long_block = global_id.x % n_blocks;
+    let short_block = global_id.x / n_blocks;
+    let i_block = select(long_block, short_block, across);
+    let j_block = select(short_block, long_block, across);
     // s<i><half>: row i of the block, its columns 0..4 (l) and 4..8 (h).
     var s0l = vec4<f32>(0.0);
     var s0h = vec4<f32>(0.0);
@@ -50,6 +54,8 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     var s7l = vec4<f32>(0.0);
     var s7h = vec4<f32>(0.0);
     let n = n_rows(params.rows);
+    let a_stride = params.p_blocks * 2u;
+    let b_stride = params.q_blocks * 2u;
     var a_at = i_block * 2u;
     var b_at = j_block * 2u;
     for (var t = 0u; t < n; t += 1u) {
@@ -73,8 +79,8 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
         s6h += ah.z * bh;
         s7l += ah.w * bl;
         s7h += ah.w * bh;
-        a_at += params.p_blocks * 2u;
-        b_at += params.q_blocks * 2u;
+        a_at += a_stride;
+        b_at += b_stride;
     }
     let i = i_block * 8u;
     add_row(i, j_block, s0l, s0h);

@@ -1,8 +1,12 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
+pub mod adamw;
 pub mod attention;
+pub mod cross_entropy;
 pub mod embedding;
+pub mod grad_norm;
+pub mod loss_sum;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rms_norm_backward;
@@ -12,7 +16,7 @@ pub mod swiglu;
 pub mod weight;
 pub mod weight_grad;
 #[cfg(test)]
-mod bench_attention;
+mod math;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -8,7 +8,7 @@ use super::{COLUMN_PAD, Matrix};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
 /// Threads of a workgroup. Few: a narrow weight has only as many blocks as it has columns in eights.
-const WORKGROUP: u32 = 16;
+const WORKGROUP: u32 = 32;
 
 /// `struct Params` of `shaders/weight_grad.wgsl`.
 #[repr(C)]
