@@ -3,15 +3,19 @@
 //! Files are untrusted. Every count in one is a claim, checked against the bytes that are left before memory is
 //! reserved; what does not fit is an error that names the file and the place.
 
+mod bpe;
 mod checkpoint;
 mod dtype;
 mod gguf;
 mod gguf_llama;
 mod safetensors;
 mod source;
+mod tokenizer;
+mod tokenizer_files;
 
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;
 pub use source::{ByteSource, LocalBoxFuture, MemorySource};
+pub use tokenizer::{DecodeStream, Tokenizer};

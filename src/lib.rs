@@ -1,4 +1,5 @@
 //! web-lora.
+pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod io;

@@ -1,0 +1,15 @@
+//! Examples: from the lines of a file to tokens, each marked as target or not. No GPU, no JavaScript.
+//!
+//! What is supervised is decided here, once, and shown to the user as it is.
+
+mod dataset;
+mod examples;
+mod pack;
+mod record;
+mod template;
+
+pub use dataset::{Dataset, DatasetReport, Piece, Preview};
+pub use examples::{Example, tokenize};
+pub use pack::{Pack, pack};
+pub use record::{LineError, Message, Record, Records, parse_jsonl};
+pub use template::ChatTemplate;
