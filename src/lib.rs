@@ -1,7 +1,13 @@
 //! web-lora.
 pub mod data;
+pub mod engine;
 pub mod error;
+pub mod generate;
 pub mod gpu;
 pub mod io;
 pub mod kernels;
+pub mod layers;
+pub mod lora;
+pub mod model;
+pub mod train;
 pub use error::{Error, Result};
