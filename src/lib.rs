@@ -10,4 +10,6 @@ pub mod layers;
 pub mod lora;
 pub mod model;
 pub mod train;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 pub use error::{Error, Result};

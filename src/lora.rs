@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
-use crate::io::{AdapterFile, AdapterMatrix, LoraConfig};
+use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix};
 use crate::kernels::stride;
 use crate::{Error, Result};
 
@@ -192,7 +192,7 @@ impl Adapter {
     }
 
     /// Reads an arena (factors, gradients) as matrices by name, `model.layers.0.self_attn.q_proj.lora_A`.
-    pub fn unpack(&self, arena: &[u8]) -> BTreeMap<String, AdapterMatrix> {
+    pub fn unpack(&self, arena: &[u8]) -> BTreeMap<String, HostMatrix> {
         let matrix = |offset: u64, rows: usize, cols: usize| {
             let mut data = Vec::with_capacity(rows * cols);
             for row in 0..rows {
@@ -200,7 +200,7 @@ impl Adapter {
                 let values = arena[at..at + cols * 4].chunks_exact(4);
                 data.extend(values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
-            AdapterMatrix { rows, cols, data }
+            HostMatrix { rows, cols, data }
         };
         let r = self.config.r;
         let factors = |module: &Module| {
@@ -242,4 +242,15 @@ impl Adapter {
         });
         AdapterView { factors: factors.collect() }
     }
+}
+
+/// `W + scaling · B A`, the weight that needs no adapter: W and the result `[out, in]`, sums in f64.
+pub fn merged(weight: &[f32], a: &HostMatrix, b: &HostMatrix, scaling: f32) -> Vec<f32> {
+    let delta = |row: usize, col: usize| -> f64 {
+        (0..a.rows).map(|r| f64::from(b.data[row * b.cols + r]) * f64::from(a.data[r * a.cols + col])).sum()
+    };
+    let add = |(at, &w): (usize, &f32)| {
+        (f64::from(w) + f64::from(scaling) * delta(at / a.cols, at % a.cols)) as f32
+    };
+    weight.iter().enumerate().map(add).collect()
 }
