@@ -1,27 +1,17 @@
-// grad[i, j] += scale · Σ_t a[t, i] · b[t, j] over the rows in use, in order: a [t, p], b [t, q], grad [p, stride(q)].
-// LoRA's dA (a narrow, b wide) and dB (a wide, b narrow).
+// sums[piece, i, j] = Σ_t a[t, i] · b[t, j] over the piece's rows in order: a [t, p], b [t, q], sums [pieces, p, stride(q)].
+// LoRA's dA (a narrow, b wide) and dB (a wide, b narrow); weight_grad_total adds up the pieces.
 //
-// One thread a block of 8 x 8 of grad in registers, neighbouring threads along the wider of a and b; f32 sums. Rows of a
-// and b are padded to whole blocks with zeros, and so the pad columns of grad stay zero.
-struct Params {
-    rows: Rows,
-    // Rows of grad.
-    p: u32,
-    // Blocks of 8 along the rows of a and b.
-    p_blocks: u32,
-    q_blocks: u32,
-    scale: f32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
+// One thread a block of 8 x 8 of a piece in registers: x over blocks, neighbours along the wider of a and b, y over pieces;
+// f32 sums. Rows of a and b are padded to whole blocks with zeros, and so the pad columns of sums are zero.
 @group(0) @binding(2) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> grad: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> sums: array<vec4<f32>>;
 
-fn add_row(i: u32, j_block: u32, low: vec4<f32>, high: vec4<f32>) {
+fn store_row(piece: u32, i: u32, j_block: u32, low: vec4<f32>, high: vec4<f32>) {
     if (i < params.p) {
-        let at = (i * params.q_blocks + j_block) * 2u;
-        grad[at] += params.scale * low;
-        grad[at + 1u] += params.scale * high;
+        let at = ((piece * params.p + i) * params.q_blocks + j_block) * 2u;
+        sums[at] = low;
+        sums[at + 1u] = high;
     }
 }
 
@@ -53,12 +43,14 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     var s6h = vec4<f32>(0.0);
     var s7l = vec4<f32>(0.0);
     var s7h = vec4<f32>(0.0);
-    let n = n_rows(params.rows);
+    let piece = global_id.y;
+    let t_start = piece * params.piece_rows;
+    let t_end = min(t_start + params.piece_rows, n_rows(params.rows));
     let a_stride = params.p_blocks * 2u;
     let b_stride = params.q_blocks * 2u;
-    var a_at = i_block * 2u;
-    var b_at = j_block * 2u;
-    for (var t = 0u; t < n; t += 1u) {
+    var a_at = t_start * a_stride + i_block * 2u;
+    var b_at = t_start * b_stride + j_block * 2u;
+    for (var t = t_start; t < t_end; t += 1u) {
         let al = a[a_at];
         let ah = a[a_at + 1u];
         let bl = b[b_at];
@@ -83,12 +75,12 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
         b_at += b_stride;
     }
     let i = i_block * 8u;
-    add_row(i, j_block, s0l, s0h);
-    add_row(i + 1u, j_block, s1l, s1h);
-    add_row(i + 2u, j_block, s2l, s2h);
-    add_row(i + 3u, j_block, s3l, s3h);
-    add_row(i + 4u, j_block, s4l, s4h);
-    add_row(i + 5u, j_block, s5l, s5h);
-    add_row(i + 6u, j_block, s6l, s6h);
-    add_row(i + 7u, j_block, s7l, s7h);
+    store_row(piece, i, j_block, s0l, s0h);
+    store_row(piece, i + 1u, j_block, s1l, s1h);
+    store_row(piece, i + 2u, j_block, s2l, s2h);
+    store_row(piece, i + 3u, j_block, s3l, s3h);
+    store_row(piece, i + 4u, j_block, s4l, s4h);
+    store_row(piece, i + 5u, j_block, s5l, s5h);
+    store_row(piece, i + 6u, j_block, s6l, s6h);
+    store_row(piece, i + 7u, j_block, s7l, s7h);
 }

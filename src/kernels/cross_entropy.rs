@@ -10,7 +10,7 @@ use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 /// Partial sums of a row, each over every `LANES`-th vec4: neighbouring threads read neighbouring memory.
 const LANES: u32 = 256;
 
-/// `struct Params` of `shaders/cross_entropy.wgsl`.
+/// `struct Params` of `shaders/shared/cross_entropy.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct CrossEntropyParams {
@@ -31,7 +31,8 @@ impl CrossEntropyParams {
 /// alone, become `(softmax(logits[i]) - onehot(target)) · step.loss_scale`. `losses` are f32, as many as targets.
 ///
 pub fn cross_entropy(rec: &mut Recording, label: &str, rows: Rows, logits: Matrix, targets: Slice, losses: Slice) {
-    let shared = [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/cross_entropy.wgsl")];
+    let shared =
+        [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/shared/cross_entropy.wgsl")];
     let shader = |name, source| Shader::new(name, &[("LANES", LANES)], &[shared[0], shared[1], source]);
     let params = CrossEntropyParams::new(rows, logits.width);
     // The most rows that a window can have.

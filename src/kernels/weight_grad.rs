@@ -9,8 +9,12 @@ use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
 /// Threads of a workgroup. Few: a narrow weight has only as many blocks as it has columns in eights.
 const WORKGROUP: u32 = 32;
+/// Rows are split in pieces until there are about this many threads …
+const ENOUGH_THREADS: u32 = 2048;
+/// … but not below this many rows, to keep sums few.
+const MIN_PIECE_ROWS: u32 = 32;
 
-/// `struct Params` of `shaders/weight_grad.wgsl`.
+/// `struct Params` of `shaders/shared/weight_grad.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct WeightGradParams {
@@ -18,27 +22,42 @@ pub struct WeightGradParams {
     p: u32,
     p_blocks: u32,
     q_blocks: u32,
+    piece_rows: u32,
     scale: f32,
+    _pad: [u32; 3],
 }
 
 impl WeightGradParams {
-    fn new(rows: Rows, p: usize, q: usize, scale: f32) -> Self {
-        let blocks = |width: usize| width.div_ceil(COLUMN_PAD) as u32;
-        Self { rows, p: p as u32, p_blocks: blocks(p), q_blocks: blocks(q), scale }
+    fn new(rows: Rows, row_capacity: usize, p: usize, q: usize, scale: f32) -> Self {
+        let [p_blocks, q_blocks] = [p, q].map(|width| width.div_ceil(COLUMN_PAD) as u32);
+        let n_pieces = ENOUGH_THREADS.div_ceil(p_blocks * q_blocks);
+        let piece_rows = (row_capacity as u32).div_ceil(n_pieces).max(MIN_PIECE_ROWS);
+        Self { rows, p: p as u32, p_blocks, q_blocks, piece_rows, scale, _pad: [0; 3] }
     }
 }
 
 /// `grad[i, j] += scale · Σ a[t, i] · b[t, j]` over `rows`. `a` is `[rows, p]`, `b` `[rows, q]` and `grad`
 /// `[p, stride(q)]`.
 pub fn weight_grad(rec: &mut Recording, label: &str, rows: Rows, a: Matrix, b: Matrix, scale: f32, grad: Slice) {
-    assert!(grad.size_bytes() >= (a.width * b.stride() * 4) as u64, "{label}: size of the gradient");
-    let source = include_str!("../../shaders/weight_grad.wgsl");
-    let shader = Shader::new("weight_grad", &[("WORKGROUP", WORKGROUP)], &[source]);
-    let params = WeightGradParams::new(rows, a.width, b.width, scale);
-    // One thread a block of 8 x 8.
-    let grid = [Extent::cover(params.p_blocks * params.q_blocks, WORKGROUP), Extent::Fixed(1), Extent::Fixed(1)];
+    let grad_size_bytes = (a.width * b.stride() * 4) as u64;
+    assert!(grad.size_bytes() >= grad_size_bytes, "{label}: size of the gradient");
+    let row_capacity = (a.slice.size_bytes() / (a.stride() * 4) as u64) as usize;
+    let params = WeightGradParams::new(rows, row_capacity, a.width, b.width, scale);
+    let max_pieces = row_capacity.div_ceil(params.piece_rows as usize) as u64;
+    let sums = rec.transient("sums", max_pieces * grad_size_bytes);
+    let shared = include_str!("../../shaders/shared/weight_grad.wgsl");
+    let shader = |name, source| Shader::new(name, &[("WORKGROUP", WORKGROUP)], &[shared, source]);
     let work = (rows, 2 * (a.width * b.width) as u64);
-    rec.dispatch(label, &shader, &[a.slice, b.slice, grad], &params, grid, work);
+
+    // One thread a block of 8 x 8 and piece of the rows.
+    let pieces = shader("weight_grad", include_str!("../../shaders/weight_grad.wgsl"));
+    let each_piece = Extent::Rows { rows, per: params.piece_rows };
+    let grid = [Extent::cover(params.p_blocks * params.q_blocks, WORKGROUP), each_piece, Extent::Fixed(1)];
+    rec.dispatch(label, &pieces, &[a.slice, b.slice, sums], &params, grid, work);
+
+    let total = shader("weight_grad_total", include_str!("../../shaders/weight_grad_total.wgsl"));
+    let grid = [Extent::cover(grad_size_bytes as u32 / 16, WORKGROUP), Extent::Fixed(1), Extent::Fixed(1)];
+    rec.dispatch(label, &total, &[sums, grad], &params, grid, (rows, 0));
 }
 
 /// `grad` afterwards in f64, pads included.
@@ -72,11 +91,11 @@ mod tests {
     fn case(n_rows: usize, p: usize, q: usize) -> Case {
         let step = Step { n_tokens: n_rows as u32, ..Default::default() };
         let mut case = Case::new(format!("{n_rows} rows, {p}x{q}"), step);
-        let (mut a, mut b) = (random_matrix(n_rows, p, 1), random_matrix(n_rows, q, 2));
+        let (mut a, mut b) = (random_matrix(n_rows + 40, p, 1), random_matrix(n_rows + 40, q, 2));
         // Rows past the count must not matter.
         a[n_rows * super::super::stride(p)..].fill(f32::NAN);
         b[n_rows * super::super::stride(q)..].fill(f32::NAN);
-        let params = WeightGradParams::new(Rows::TOKENS, p, q, 2.5);
+        let params = WeightGradParams::new(Rows::TOKENS, n_rows, p, q, 2.5);
         let grad = &random_matrix(p, q, 3)[..p * super::super::stride(q)];
         let expected = weight_grad_reference(&params, n_rows, &f64s(&a), &f64s(&b), &f64s(grad));
         let [a_at, b_at, grad_at] = [&a, &b, grad].map(|values| case.buffer(values));
@@ -109,7 +128,7 @@ mod tests {
     #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn weight_grad_is_the_derivative() {
-        let params = WeightGradParams::new(Rows::TOKENS, 8, 8, 1.0);
+        let params = WeightGradParams::new(Rows::TOKENS, 3, 8, 8, 1.0);
         let [dy, x, weight] = [24, 24, 64].map(|n| f64s(&random(n, n as u64)));
         let loss = |weight: &[f64]| {
             let product = |t: usize, i: usize| (0..8).map(|j| x[t * 8 + j] * weight[i * 8 + j]).sum::<f64>();
