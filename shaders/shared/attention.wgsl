@@ -1,8 +1,10 @@
-// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS,
-// BLOCKS (see `block_of`).
+// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS.
 //
-// A "query" is a row of the batch and one of the GROUP query heads that share a key head; query u of a key head is row
-// u / GROUP, head u % GROUP, so that queries of one row lie side by side. A thread works on a block of four.
+// A "query" is a row of the batch and one of the GROUP query heads that share a key head: query u of a key head is row
+// u / GROUP, head u % GROUP of the group, so that queries of one row lie side by side.
+//
+// Everything is done in blocks of 4 x 4 (a mat4x4 for four queries and four keys, or for four values of four of them),
+// four such blocks at a time: every value loaded then serves 4 or 16 products, which is what software GPUs need most.
 const HEAD_VEC4S: u32 = (HEAD_DIM + 3u) / 4u;
 const N_HEADS: u32 = N_KV_HEADS * GROUP;
 // Columns from one row to the next.
@@ -20,14 +22,26 @@ struct Params {
     _pad1: u32,
 }
 
-// Where a vector of a query or key head starts, in values.
-fn query_at(row: u32, head: u32) -> u32 {
-    return row * Q_STRIDE + head * HEAD_DIM;
-}
-fn key_at(row: u32, kv_head: u32) -> u32 {
-    return row * KV_STRIDE + kv_head * HEAD_DIM;
+// start, start + 1, start + 2, start + 3
+fn four_from(start: u32) -> vec4<u32> {
+    return vec4<u32>(start) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
-fn exp4(x: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(exp_f32(x.x), exp_f32(x.y), exp_f32(x.z), exp_f32(x.w));
+// Scores that lie outside first ..= last (of each of the four that share a row) become MASKED; `column` numbers the
+// first column.
+fn mask(scores: mat4x4<f32>, column: u32, first: vec4<u32>, last: vec4<u32>) -> mat4x4<f32> {
+    let at = four_from(column);
+    let masked = vec4<f32>(MASKED);
+    return mat4x4<f32>(
+        select(masked, scores[0], (first <= at.xxxx) & (at.xxxx <= last)),
+        select(masked, scores[1], (first <= at.yyyy) & (at.yyyy <= last)),
+        select(masked, scores[2], (first <= at.zzzz) & (at.zzzz <= last)),
+        select(masked, scores[3], (first <= at.wwww) & (at.wwww <= last)),
+    );
+}
+
+// exp(score), 0 where that was masked; `shifted` is the score less something that keeps this small.
+fn weight(score: vec4<f32>, shifted: vec4<f32>) -> vec4<f32> {
+    let e = vec4<f32>(exp_f32(shifted.x), exp_f32(shifted.y), exp_f32(shifted.z), exp_f32(shifted.w));
+    return select(vec4<f32>(0.0), e, score > vec4<f32>(MASKED));
 }
