@@ -172,7 +172,6 @@ pub enum Prompt {
 struct Loaded {
     architecture: Box<dyn Architecture>,
     name: String,
-    info: ModelInfo,
     tokenizer: Result<Tokenizer>,
     template: Option<ChatTemplate>,
 }
@@ -257,7 +256,7 @@ impl Engine {
             has_chat_template: template.is_some(),
         };
         self.model =
-            Some(Loaded { architecture, name: checkpoint.name().to_owned(), info: info.clone(), tokenizer, template });
+            Some(Loaded { architecture, name: checkpoint.name().to_owned(), tokenizer, template });
         Ok(info)
     }
 

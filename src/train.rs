@@ -160,7 +160,8 @@ impl Trainer {
             self.started = Some((web_time::Instant::now(), tokens as u64 * self.pass_flops_per_token));
         }
         self.forward_backward(passes);
-        let decayed = |beta: f64| (1.0 - beta.powi(optim.t as i32)) as f32;
+        // From the betas as the kernel has them, so that their rounding cancels in moment / correction.
+        let decayed = |beta: f64| (1.0 - f64::from(beta as f32).powi(optim.t as i32)) as f32;
         self.update.replay(
             &self.gpu,
             &Step {

@@ -3,7 +3,8 @@
 
 use super::{BatchView, Frozen, RmsNorm, matrix};
 use crate::gpu::{Recording, Rows, Slice};
-use crate::kernels::cross_entropy::{cross_entropy, loss_sum};
+use crate::kernels::cross_entropy::cross_entropy;
+use crate::kernels::loss_sum::loss_sum;
 use crate::kernels::matmul::{Write, matmul, matmul_transposed};
 use crate::kernels::rows::{gather_rows, scatter_rows};
 use crate::kernels::{Matrix, ROW_PAD, stride};
