@@ -3,6 +3,7 @@
 //! Files are untrusted. Every count in one is a claim, checked against the bytes that are left before memory is
 //! reserved; what does not fit is an error that names the file and the place.
 
+mod adapter;
 mod bpe;
 mod checkpoint;
 mod dtype;
@@ -13,6 +14,7 @@ mod source;
 mod tokenizer;
 mod tokenizer_files;
 
+pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize};
 #[cfg(not(target_arch = "wasm32"))]

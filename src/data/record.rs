@@ -73,6 +73,9 @@ pub fn parse_jsonl(file: &str, bytes: &[u8]) -> Result<(Records, Vec<LineError>)
         return Err(bad(None, "it is UTF-16 or no text at all; save it as UTF-8"));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if bytes.trim_ascii().starts_with(b"[") && bytes.trim_ascii().ends_with(b"]") {
+        return Err(bad(None, "it is one JSON list; write each example as an object on a line of its own"));
+    }
     let mut records = Vec::new();
     let mut errors = Vec::new();
     for (line, text) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
@@ -87,9 +90,6 @@ pub fn parse_jsonl(file: &str, bytes: &[u8]) -> Result<(Records, Vec<LineError>)
     }
     match (records.is_empty(), errors.first()) {
         (true, None) => Err(bad(None, "it is empty")),
-        (true, Some(_)) if bytes.trim_ascii().starts_with(b"[") => {
-            Err(bad(None, "it is one JSON list; write each example as an object on a line of its own"))
-        }
         (true, Some(first)) => Err(bad(Some(first.line), &first.message)),
         _ => Ok((records, errors)),
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja::{Environment, ErrorKind, State, Value, context};
 use serde::Serialize;
 
 use super::Message;
@@ -70,6 +70,7 @@ fn explain(error: &minijinja::Error) -> String {
     let at = error.line().map(|line| format!(" (its line {line})")).unwrap_or_default();
     match error.kind() {
         ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps{at}"),
+        ErrorKind::WriteFailure => format!("it writes more than {MAX_OUTPUT_BYTES} bytes"),
         _ => match error.detail() {
             Some(detail) => format!("{detail}{at}"),
             None => format!("{}{at}", error.kind()),
@@ -83,7 +84,7 @@ struct LimitedText(Vec<u8>);
 impl io::Write for LimitedText {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            return Err(io::Error::other(format!("it writes more than {MAX_OUTPUT_BYTES} bytes")));
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -101,13 +102,24 @@ fn environment() -> Environment<'static> {
     environment.set_lstrip_blocks(true);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_DEPTH);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_method);
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", strftime_now);
     environment
+}
+
+/// Python's methods of texts, lists and dicts. Places in texts are counted in characters, as slices count them.
+fn python_method(state: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, minijinja::Error> {
+    if let (Some(text), "find" | "rfind", [part]) = (value.as_str(), method, arguments)
+        && let Some(part) = part.as_str()
+    {
+        let at = if method == "find" { text.find(part) } else { text.rfind(part) };
+        return Ok(at.map_or(-1, |at| text[..at].chars().count() as i64).into());
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
 }
 
 /// A fixed day, the one that llama 3's own template falls back to: with today's date the same examples would train

@@ -11,8 +11,8 @@ use crate::{Error, Result};
 
 /// Bytes fetched first. Headers are some 2 MB with a vocabulary of 50,000.
 const FIRST_CHUNK: u64 = 1 << 20;
-/// Bytes of header before we call the file nonsense; vocabularies of 260,000 need about 12 MB.
-const MAX_HEADER_BYTES: u64 = 256 << 20;
+/// Bytes of header before we call the file nonsense; vocabularies of 260,000 need about 20 MB.
+const MAX_HEADER_BYTES: u64 = 64 << 20;
 /// llama.cpp's GGML_MAX_NAME, including a final zero byte.
 const MAX_TENSOR_NAME: u64 = 63;
 /// The longest key that the format allows.
