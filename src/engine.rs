@@ -234,7 +234,8 @@ impl Engine {
         let architecture = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
         let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template()?);
         let config = architecture.config();
-        if let Some(tokenizer) = tokenizer.as_ref().ok().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size) {
+        if let Some(tokenizer) = tokenizer.as_ref().ok().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
+        {
             return Err(Error::BadFile {
                 file: checkpoint.config_file().to_owned(),
                 message: format!("vocab_size is {}, the tokenizer has {}", config.vocab_size, tokenizer.vocab_size()),
@@ -255,8 +256,7 @@ impl Engine {
             has_tokenizer: tokenizer.is_ok(),
             has_chat_template: template.is_some(),
         };
-        self.model =
-            Some(Loaded { architecture, name: checkpoint.name().to_owned(), tokenizer, template });
+        self.model = Some(Loaded { architecture, name: checkpoint.name().to_owned(), tokenizer, template });
         Ok(info)
     }
 
@@ -362,8 +362,9 @@ impl Engine {
             Some(tokens) => tokens,
             None => largest_step.min(DEFAULT_PASS).max(longest),
         };
-        let mut compile =
-            |done: usize, total: usize| progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 });
+        let mut compile = |done: usize, total: usize| {
+            progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
+        };
         let trainer = Trainer::new(self.gpu.clone(), &*model.architecture, adapter, max_tokens, &mut compile).await?;
         let total = options.total_steps(dataset.examples.len());
         let batches = Batches::new(dataset.examples.len(), options.batch_size, options.seed);

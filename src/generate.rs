@@ -83,7 +83,12 @@ struct Recorded {
 
 impl Generator {
     /// Compiles generation over up to `n_positions` positions, prompt included.
-    pub async fn new(gpu: Rc<Gpu>, model: &dyn Architecture, adapter: Option<&Adapter>, n_positions: usize) -> Result<Self> {
+    pub async fn new(
+        gpu: Rc<Gpu>,
+        model: &dyn Architecture,
+        adapter: Option<&Adapter>,
+        n_positions: usize,
+    ) -> Result<Self> {
         let config = model.config();
         let n_positions = n_positions.min(model.context_length());
         let width = config.num_key_value_heads * config.head_dim;
@@ -204,7 +209,14 @@ fn choose(logits: &[f32], options: &GenerateOptions, rng: &mut ChaCha8Rng) -> u3
     let weight = |id: &u32| ((f64::from(logits[*id as usize]) - max) / f64::from(options.temperature)).exp();
     let total: f64 = order.iter().map(weight).sum();
     let mut kept = 0.0;
-    let n_kept = 1 + order.iter().map(weight).take_while(|w| { kept += w / total; kept < f64::from(options.top_p) }).count();
+    let n_kept = 1 + order
+        .iter()
+        .map(weight)
+        .take_while(|w| {
+            kept += w / total;
+            kept < f64::from(options.top_p)
+        })
+        .count();
     let kept = &order[..n_kept.min(order.len())];
     let mut left = rng.random::<f64>() * kept.iter().map(weight).sum::<f64>();
     let chosen = kept.iter().find(|id| {
@@ -234,7 +246,9 @@ mod tests {
             (0..20_000).for_each(|_| counts[choose(&logits, &options, &mut rng) as usize] += 1.0 / 20_000.0);
             counts
         };
-        for (found, expected) in [(count(1.0), [0.5, 0.3, 0.2]), (count(0.7), [0.625, 0.375, 0.0]), (count(0.4), [1.0, 0.0, 0.0])] {
+        for (found, expected) in
+            [(count(1.0), [0.5, 0.3, 0.2]), (count(0.7), [0.625, 0.375, 0.0]), (count(0.4), [1.0, 0.0, 0.0])]
+        {
             // Three standard deviations of 20,000 draws are 0.011.
             assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 0.011), "{found:?} for {expected:?}");
         }

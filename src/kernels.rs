@@ -7,18 +7,18 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;
 pub mod loss_sum;
+#[cfg(test)]
+mod math;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
 pub mod rows;
 pub mod swiglu;
-pub mod weight;
-pub mod weight_grad;
-#[cfg(test)]
-mod math;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod weight;
+pub mod weight_grad;
 
 use bytemuck::{Pod, Zeroable};
 

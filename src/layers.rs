@@ -18,9 +18,9 @@ pub use linear::{Linear, LinearSaved};
 pub use mlp::{Mlp, MlpSaved};
 pub use norm::{NormSaved, RmsNorm};
 
+use crate::Result;
 use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice, Step};
 use crate::kernels::{Matrix, Token};
-use crate::Result;
 
 /// What a pass works on, in GPU memory: capacities are fixed, contents change from pass to pass.
 pub struct Batch {

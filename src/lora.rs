@@ -118,7 +118,9 @@ impl Adapter {
             {
                 let key = format!("{name}.{factor}");
                 let matrix = file.tensors.get(&key).ok_or_else(|| {
-                    mismatch(format!("the model has {name}, the adapter names it as a target but holds no {factor} for it"))
+                    mismatch(format!(
+                        "the model has {name}, the adapter names it as a target but holds no {factor} for it"
+                    ))
                 })?;
                 if (matrix.rows, matrix.cols) != (rows, cols) {
                     let found = format!("{} x {}", matrix.rows, matrix.cols);
@@ -133,7 +135,10 @@ impl Adapter {
         }
         if known < file.tensors.len() {
             let extra = file.tensors.keys().find(|key| {
-                !adapter.modules.iter().any(|module| key.rsplit_once('.').is_some_and(|(name, _)| name == module.shape.name))
+                !adapter
+                    .modules
+                    .iter()
+                    .any(|module| key.rsplit_once('.').is_some_and(|(name, _)| name == module.shape.name))
             });
             let extra = extra.map_or("a factor", String::as_str);
             return Err(mismatch(format!("the adapter holds {extra}, this model has no such target")));
@@ -142,7 +147,8 @@ impl Adapter {
     }
 
     fn allocate(gpu: &Gpu, config: LoraConfig, shapes: &[ModuleShape]) -> Result<Self> {
-        let setting = |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
+        let setting =
+            |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
         if config.r == 0 || config.r > MAX_RANK {
             return Err(setting("r", config.r.to_string(), format!("1 to {MAX_RANK}")));
         }
@@ -237,7 +243,8 @@ impl Adapter {
             let a = module.a_offset..module.a_offset + module.a_bytes(r);
             let b = module.b_offset..module.b_offset + module.b_bytes(r);
             let grads = grads.map(|grads| (grads.range(a.clone()), grads.range(b.clone())));
-            let factors = LoraFactors { a: params.range(a), b: params.range(b), grads, r, scaling: self.config.scaling() };
+            let factors =
+                LoraFactors { a: params.range(a), b: params.range(b), grads, r, scaling: self.config.scaling() };
             (module.shape.name.clone(), factors)
         });
         AdapterView { factors: factors.collect() }
@@ -249,8 +256,6 @@ pub fn merged(weight: &[f32], a: &HostMatrix, b: &HostMatrix, scaling: f32) -> V
     let delta = |row: usize, col: usize| -> f64 {
         (0..a.rows).map(|r| f64::from(b.data[row * b.cols + r]) * f64::from(a.data[r * a.cols + col])).sum()
     };
-    let add = |(at, &w): (usize, &f32)| {
-        (f64::from(w) + f64::from(scaling) * delta(at / a.cols, at % a.cols)) as f32
-    };
+    let add = |(at, &w): (usize, &f32)| (f64::from(w) + f64::from(scaling) * delta(at / a.cols, at % a.cols)) as f32;
     weight.iter().enumerate().map(add).collect()
 }

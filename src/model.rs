@@ -24,7 +24,14 @@ pub trait Architecture {
     fn context_length(&self) -> usize;
 
     /// The logits of the rows that have a target, into `logits` `[max_targets, vocab_size]`.
-    fn infer(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, cache: Option<&KvCache>, logits: Matrix);
+    fn infer(
+        &self,
+        rec: &mut Recording,
+        batch: &BatchView,
+        adapter: &AdapterView,
+        cache: Option<&KvCache>,
+        logits: Matrix,
+    );
 
     /// Adds the pass's loss to `metrics[0]` and its gradients to the adapter's.
     fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, metrics: Slice);

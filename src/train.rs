@@ -189,9 +189,9 @@ impl Trainer {
             let rate = flops as f64 / started.elapsed().as_secs_f64().max(1e-3);
             self.pass.set_slice_flops((rate * SLICE_SECONDS) as u64);
         }
-        let [loss, grad_norm, _, finite]: [f32; 4] = floats(&bytes).try_into().map_err(|_| Error::Gpu {
-            message: "the report of a step has another size".into(),
-        })?;
+        let [loss, grad_norm, _, finite]: [f32; 4] = floats(&bytes)
+            .try_into()
+            .map_err(|_| Error::Gpu { message: "the report of a step has another size".into() })?;
         Ok(StepMetrics { loss, grad_norm, skipped: finite != 1.0 })
     }
 

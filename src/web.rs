@@ -91,10 +91,17 @@ impl Engine {
 
     /// Loads `files`, each `{name, size, read(offset, length)}`. `on_progress` may return false to stop.
     #[wasm_bindgen(js_name = loadModel)]
-    pub async fn load_model(&mut self, files: Vec<JsValue>, options: JsValue, on_progress: Function) -> JsResult<JsValue> {
+    pub async fn load_model(
+        &mut self,
+        files: Vec<JsValue>,
+        options: JsValue,
+        on_progress: Function,
+    ) -> JsResult<JsValue> {
         let options: LoadOptions = from_js("options", options)?;
-        let sources: Vec<Rc<dyn ByteSource>> =
-            files.iter().map(|file| Ok(Rc::new(JsSource::new(file)?) as Rc<dyn ByteSource>)).collect::<JsResult<_>>()?;
+        let sources: Vec<Rc<dyn ByteSource>> = files
+            .iter()
+            .map(|file| Ok(Rc::new(JsSource::new(file)?) as Rc<dyn ByteSource>))
+            .collect::<JsResult<_>>()?;
         let mut progress = |progress| goes_on(&on_progress, to_js(&progress));
         let info = self.engine.load_model(&sources, options.context_length, &mut progress).await;
         to_js(&info.map_err(to_js_error)?)

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use web_lora::Error;
 use web_lora::io::{AdapterFile, LoraConfig, Matrix};
 
-/// The adapter folders of the golden cases.
+/// Adapters that peft wrote for six architectures.
 fn folders() -> Vec<PathBuf> {
-    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden");
+    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adapters");
     let mut folders: Vec<PathBuf> = std::fs::read_dir(cases)
-        .expect("tests/fixtures/golden is there")
-        .map(|entry| entry.unwrap().path().join("adapter"))
+        .expect("tests/fixtures/adapters is there")
+        .map(|entry| entry.unwrap().path())
         .filter(|folder| folder.is_dir())
         .collect();
     folders.sort();

@@ -27,7 +27,8 @@ const TOLERANCES: [(&str, f64); 6] =
 
 #[test]
 fn golden() {
-    let dir = std::env::var_os("GOLDEN_DIR").map_or_else(|| Path::new("tests/fixtures/golden").to_owned(), PathBuf::from);
+    let dir =
+        std::env::var_os("GOLDEN_DIR").map_or_else(|| Path::new("tests/fixtures/golden").to_owned(), PathBuf::from);
     let mut cases: Vec<String> = match std::env::var("GOLDEN_CASES") {
         Ok(names) => names.split(',').map(str::to_owned).collect(),
         Err(_) => std::fs::read_dir(&dir)
@@ -44,7 +45,11 @@ fn golden() {
             pollster::block_on(run(&dir.join(name), default_limits, &mut worst)).map_err(|error| error.to_string())
         });
         let outcome = outcome.and_then(|()| worst.verdict());
-        println!("{name}: {} {}", worst.line(), outcome.as_ref().map_or_else(|why| format!("FAILED: {why}"), |()| "ok".into()));
+        println!(
+            "{name}: {} {}",
+            worst.line(),
+            outcome.as_ref().map_or_else(|why| format!("FAILED: {why}"), |()| "ok".into())
+        );
         if outcome.is_err() {
             failed.push(name.as_str());
         }
@@ -76,7 +81,9 @@ impl Worst {
         for (kind, tolerance) in TOLERANCES {
             match self.0.get(kind) {
                 None => return Err(format!("{kind} was not compared")),
-                Some(error) if *error > tolerance => return Err(format!("{kind} is off by {error:.2e}, allowed is {tolerance:.0e}")),
+                Some(error) if *error > tolerance => {
+                    return Err(format!("{kind} is off by {error:.2e}, allowed is {tolerance:.0e}"));
+                }
                 Some(_) => {}
             }
         }
@@ -130,7 +137,12 @@ impl Golden {
             r: lora["r"].as_u64().unwrap() as usize,
             lora_alpha: lora["alpha"].as_f64().unwrap() as f32,
             use_rslora: lora["use_rslora"].as_bool().unwrap(),
-            target_modules: lora["target_modules"].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect(),
+            target_modules: lora["target_modules"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|v| v.as_str().unwrap().to_owned())
+                .collect(),
             base_model_name_or_path: None,
         }
     }

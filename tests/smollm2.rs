@@ -42,7 +42,8 @@ async fn run() {
         let prompt = ids(&golden["next_token"]["prompt_ids"]);
         let expected = ids(expected);
         let options = GenerateOptions { max_new_tokens: expected.len(), ..Default::default() };
-        let (mut ours, stopped) = generator.generate(&prompt, options, tokenizer.end_of_turn(), |_| true).await.unwrap();
+        let (mut ours, stopped) =
+            generator.generate(&prompt, options, tokenizer.end_of_turn(), |_| true).await.unwrap();
         if stopped == Stopped::End {
             ours.push(tokenizer.eos().unwrap());
         }
@@ -53,7 +54,9 @@ async fn run() {
 
     let logits = greedy(None, &golden["next_token"]["greedy"]).await;
     let top = golden["next_token"]["top"].as_array().unwrap();
-    let off = top.iter().map(|pair| (f64::from(logits[pair[0].as_u64().unwrap() as usize]) - pair[1].as_f64().unwrap()).abs());
+    let off = top
+        .iter()
+        .map(|pair| (f64::from(logits[pair[0].as_u64().unwrap() as usize]) - pair[1].as_f64().unwrap()).abs());
     let off = off.fold(0.0, f64::max);
     println!("largest error of the {} largest logits: {off:.1e}", top.len());
     assert!(off < TOLERANCE);
@@ -66,7 +69,8 @@ async fn run() {
         pass.push(&ids(&chat["ids"]), &supervised);
     }
     let passes = [pass];
-    let mut trainer = Trainer::new(gpu.clone(), &*model, &adapter, passes[0].tokens.len(), &mut |_, _| ()).await.unwrap();
+    let mut trainer =
+        Trainer::new(gpu.clone(), &*model, &adapter, passes[0].tokens.len(), &mut |_, _| ()).await.unwrap();
     let options = TrainOptions {
         learning_rate: train["lr"].as_f64().unwrap(),
         warmup_steps: Some(0),
@@ -101,13 +105,21 @@ fn initial_adapter(train: &Value, modules: &[ModuleShape]) -> AdapterFile {
         let a = file.tensor(&format!("init.{name}.lora_A")).unwrap().data();
         let data = a.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         tensors.insert(format!("{name}.lora_A"), Matrix { rows: r, cols: *in_features, data });
-        tensors.insert(format!("{name}.lora_B"), Matrix { rows: *out_features, cols: r, data: vec![0.0; out_features * r] });
+        tensors.insert(
+            format!("{name}.lora_B"),
+            Matrix { rows: *out_features, cols: r, data: vec![0.0; out_features * r] },
+        );
     }
     let config = LoraConfig {
         r,
         lora_alpha: train["alpha"].as_f64().unwrap() as f32,
         use_rslora: false,
-        target_modules: train["target_modules"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect(),
+        target_modules: train["target_modules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t.as_str().unwrap().to_owned())
+            .collect(),
         base_model_name_or_path: None,
     };
     AdapterFile { config, tensors }

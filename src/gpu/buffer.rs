@@ -63,7 +63,9 @@ impl Buffer {
             mapped_at_creation: false,
         });
         gpu.allocated.set(gpu.allocated.get() + size_bytes);
-        Ok(Self { inner: Rc::new(Inner { allocated: gpu.allocated.clone(), label: label.to_owned(), size_bytes, wgpu }) })
+        Ok(Self {
+            inner: Rc::new(Inner { allocated: gpu.allocated.clone(), label: label.to_owned(), size_bytes, wgpu }),
+        })
     }
 
     /// Bytes allocated.

@@ -54,9 +54,10 @@ impl KvCache {
             })
             .collect::<Result<_>>()?;
         gpu.check().map_err(|error| match error {
-            Error::OutOfMemory { .. } => {
-                Error::OutOfMemory { needed_bytes: size_bytes * 2 * n_layers as u64, message: "the key and value cache".into() }
-            }
+            Error::OutOfMemory { .. } => Error::OutOfMemory {
+                needed_bytes: size_bytes * 2 * n_layers as u64,
+                message: "the key and value cache".into(),
+            },
             other => other,
         })?;
         Ok(Self { layers, rows: Buffer::storage(gpu, "cache.rows", max_tokens as u64 * 4)?, width })

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Linear, RmsNorm};
 use crate::gpu::{Buffer, Gpu, Recording};
 use crate::io::{Checkpoint, Tensor};
-use crate::kernels::weight::{Weight, WeightFormat, repack};
 use crate::kernels::stride;
+use crate::kernels::weight::{Weight, WeightFormat, repack};
 use crate::{Error, Result};
 
 /// File bytes held in memory at a time while loading.

@@ -5,10 +5,10 @@
 
 use super::{Frozen, matrix};
 use crate::gpu::{Recording, Rows};
+use crate::kernels::Matrix;
 use crate::kernels::matmul::{Tail, Write, matmul, matmul_transposed};
 use crate::kernels::weight::Weight;
 use crate::kernels::weight_grad::weight_grad;
-use crate::kernels::Matrix;
 use crate::lora::{AdapterView, LoraFactors};
 
 /// A linear without bias.
@@ -38,7 +38,15 @@ impl Linear {
     }
 
     /// `y` from `x`, or added to what `y` holds.
-    pub fn forward(&self, rec: &mut Recording, adapter: &AdapterView, label: &str, x: Matrix, y: Matrix, write: Write) -> LinearSaved {
+    pub fn forward(
+        &self,
+        rec: &mut Recording,
+        adapter: &AdapterView,
+        label: &str,
+        x: Matrix,
+        y: Matrix,
+        write: Write,
+    ) -> LinearSaved {
         let lora = adapter.get(&self.name);
         let xa = lora.map(|lora| {
             let xa = matrix(rec, &format!("{label}.xa"), Rows::TOKENS, lora.r);
@@ -66,8 +74,12 @@ impl Linear {
         let lora = adapter.get(&self.name);
         let dya = lora.zip(saved.xa).map(|(lora, xa)| self.backward_factors(rec, label, lora, saved.x, xa, dy));
         let Some((dx, mut write)) = dx else { return };
-        let mut tail =
-            lora.zip(dya).map(|(lora, dya)| Tail { x: dya, w: lora.a, w_cols: self.weight.cols(), scale: lora.scaling });
+        let mut tail = lora.zip(dya).map(|(lora, dya)| Tail {
+            x: dya,
+            w: lora.a,
+            w_cols: self.weight.cols(),
+            scale: lora.scaling,
+        });
         for weight in self.weight.weights(rec) {
             matmul_transposed(rec, &format!("{label}.dx"), Rows::TOKENS, dy, &weight, tail.take(), dx, write);
             // The parts of a weight are terms of one sum.
@@ -76,7 +88,15 @@ impl Linear {
     }
 
     /// dA and dB; returns `dy B`.
-    fn backward_factors(&self, rec: &mut Recording, label: &str, lora: LoraFactors, x: Matrix, xa: Matrix, dy: Matrix) -> Matrix {
+    fn backward_factors(
+        &self,
+        rec: &mut Recording,
+        label: &str,
+        lora: LoraFactors,
+        x: Matrix,
+        xa: Matrix,
+        dy: Matrix,
+    ) -> Matrix {
         let (grad_a, grad_b) = lora.grads.expect("a backward pass has somewhere to put gradients");
         let dya = matrix(rec, &format!("{label}.dya"), Rows::TOKENS, lora.r);
         let b = Weight::f32(lora.b, self.weight.rows(), lora.r);

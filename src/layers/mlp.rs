@@ -46,7 +46,14 @@ impl Mlp {
     }
 
     /// The gradient on `x` from `dy`, that on the output, in a transient; none unless `needs_dx`.
-    pub fn backward(&self, rec: &mut Recording, adapter: &AdapterView, saved: &MlpSaved, dy: Matrix, needs_dx: bool) -> Option<Matrix> {
+    pub fn backward(
+        &self,
+        rec: &mut Recording,
+        adapter: &AdapterView,
+        saved: &MlpSaved,
+        dy: Matrix,
+        needs_dx: bool,
+    ) -> Option<Matrix> {
         let inner = needs_dx || self.gate_proj.is_adapted(adapter) || self.up_proj.is_adapted(adapter);
         let dh = inner.then(|| matrix(rec, "dh", Rows::TOKENS, saved.gate.width));
         self.down_proj.backward(rec, adapter, "down_proj", &saved.down_proj, dy, dh.map(|dh| (dh, Write::Replace)));

@@ -34,7 +34,16 @@ impl RmsNorm {
     }
 
     /// The gradient on `x`, written to or (`accumulate`) added to `dx`.
-    pub fn backward(&self, rec: &mut Recording, label: &str, rows: Rows, saved: &NormSaved, dy: Matrix, dx: Matrix, accumulate: bool) {
+    pub fn backward(
+        &self,
+        rec: &mut Recording,
+        label: &str,
+        rows: Rows,
+        saved: &NormSaved,
+        dy: Matrix,
+        dx: Matrix,
+        accumulate: bool,
+    ) {
         let weight = rec.external(&self.weight);
         rms_norm_backward(rec, &format!("{label}.dx"), rows, dy, saved.x, weight, saved.rstd, dx, accumulate);
     }

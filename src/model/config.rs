@@ -67,7 +67,9 @@ impl Fields<'_> {
     /// A count from 1 to `max`.
     fn count(&self, name: &str, default: Option<usize>, max: usize) -> Result<usize> {
         let value = match (self.get(name), default) {
-            (Some(value), _) => value.as_u64().ok_or_else(|| self.bad(name, format!("is {value}, not a whole number")))?,
+            (Some(value), _) => {
+                value.as_u64().ok_or_else(|| self.bad(name, format!("is {value}, not a whole number")))?
+            }
             (None, Some(default)) => default as u64,
             (None, None) => return Err(self.bad(name, "is missing")),
         };
@@ -129,7 +131,8 @@ impl Config {
         let num_attention_heads = fields.count("num_attention_heads", None, 1 << 10)?;
         let num_key_value_heads = fields.count("num_key_value_heads", Some(num_attention_heads), 1 << 10)?;
         if num_attention_heads % num_key_value_heads != 0 {
-            let message = format!("is {num_key_value_heads}, which does not divide num_attention_heads {num_attention_heads}");
+            let message =
+                format!("is {num_key_value_heads}, which does not divide num_attention_heads {num_attention_heads}");
             return Err(fields.bad("num_key_value_heads", message));
         }
         if fields.get("head_dim").is_none() && hidden_size % num_attention_heads != 0 {
@@ -168,7 +171,8 @@ impl Config {
             let RopeScaling { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } = scaling;
             let inv_freq = f64::from(inv_freq);
             let wavelength = std::f64::consts::TAU / inv_freq;
-            let smooth = (original_max_position_embeddings / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+            let smooth = (original_max_position_embeddings / wavelength - low_freq_factor)
+                / (high_freq_factor - low_freq_factor);
             let smooth = smooth.clamp(0.0, 1.0);
             ((1.0 - smooth) * inv_freq / factor + smooth * inv_freq) as f32
         };

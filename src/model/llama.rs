@@ -3,15 +3,16 @@
 //! `modeling_llama.py`.
 
 use super::{Architecture, Config};
+use crate::Result;
 use crate::gpu::{Gpu, Recording, Rows, Slice};
 use crate::kernels::Matrix;
 use crate::kernels::attention::AttentionShape;
 use crate::kernels::embedding::embedding;
 use crate::layers::{
-    Attention, AttentionSaved, BatchView, Frozen, Head, KvCache, Linear, Loader, Mlp, MlpSaved, NormSaved, RmsNorm, Rope, matrix,
+    Attention, AttentionSaved, BatchView, Frozen, Head, KvCache, Linear, Loader, Mlp, MlpSaved, NormSaved, RmsNorm,
+    Rope, matrix,
 };
 use crate::lora::{AdapterView, ModuleShape};
-use crate::Result;
 
 /// Tensors that some files carry and no llama reads: tables that the engine makes itself.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
@@ -63,7 +64,9 @@ impl Llama {
                         sliding_window: None,
                     },
                 },
-                post_attention_layernorm: loader.rms_norm(&path("post_attention_layernorm"), hidden_size, rms_norm_eps).await?,
+                post_attention_layernorm: loader
+                    .rms_norm(&path("post_attention_layernorm"), hidden_size, rms_norm_eps)
+                    .await?,
                 mlp: Mlp {
                     gate_proj: loader.linear(&path("mlp.gate_proj"), intermediate_size, hidden_size).await?,
                     up_proj: loader.linear(&path("mlp.up_proj"), intermediate_size, hidden_size).await?,
@@ -104,8 +107,8 @@ impl Llama {
         let mut saved = vec![];
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = cache.map(|cache| (cache, index));
-            let (next, layer_saved) =
-                rec.scope(&format!("layers.{index}"), |rec| layer.forward(rec, batch, adapter, &self.rope, cache, hidden));
+            let (next, layer_saved) = rec
+                .scope(&format!("layers.{index}"), |rec| layer.forward(rec, batch, adapter, &self.rope, cache, hidden));
             hidden = next;
             saved.push(layer_saved);
         }
@@ -158,7 +161,15 @@ impl Layer {
         let d_normed = rec.scope("mlp", |rec| self.mlp.backward(rec, adapter, &saved.mlp, d, needs_mid));
         let Some(d_normed) = d_normed else { return };
         let norm = &self.post_attention_layernorm;
-        norm.backward(rec, "post_attention_layernorm", Rows::TOKENS, &saved.post_attention_layernorm, d_normed, d, true);
+        norm.backward(
+            rec,
+            "post_attention_layernorm",
+            Rows::TOKENS,
+            &saved.post_attention_layernorm,
+            d_normed,
+            d,
+            true,
+        );
         let d_normed = rec.scope("self_attn", |rec| {
             self.self_attn.backward(rec, adapter, batch, rope, &saved.self_attn, d, needs_dx)
         });
@@ -189,7 +200,14 @@ impl Architecture for Llama {
         self.rope.n_positions()
     }
 
-    fn infer(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, cache: Option<&KvCache>, logits: Matrix) {
+    fn infer(
+        &self,
+        rec: &mut Recording,
+        batch: &BatchView,
+        adapter: &AdapterView,
+        cache: Option<&KvCache>,
+        logits: Matrix,
+    ) {
         let (hidden, _) = self.forward(rec, batch, adapter, cache);
         rec.scope("head", |rec| self.head().logits(rec, batch, hidden, logits));
     }
