@@ -242,7 +242,7 @@ mod tests {
         let count = |top_p: f32| {
             let options = GenerateOptions { temperature: 1.0, top_p, ..Default::default() };
             let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let mut counts = [0.0; 3];
+            let mut counts = [0.0f64; 3];
             (0..20_000).for_each(|_| counts[choose(&logits, &options, &mut rng) as usize] += 1.0 / 20_000.0);
             counts
         };
