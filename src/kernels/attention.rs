@@ -43,29 +43,37 @@ impl AttentionShape {
     }
 
     /// `kernel` with the constants and functions that attention kernels share, among them `load_NAME` for each of
-    /// `loads`. `blocks` is how many times four rows a workgroup covers.
-    pub(super) fn shader(&self, name: &'static str, kernel: &str, loads: &[&str]) -> Shader {
+    /// `loads` and `store_NAME` for each of `stores`. A workgroup covers `4 * blocks` rows.
+    pub(super) fn shader(
+        &self,
+        name: &'static str,
+        kernel: &str,
+        blocks: u32,
+        loads: &[&str],
+        stores: &[&str],
+    ) -> Shader {
         let constants = [
             ("HEAD_DIM", self.head_dim as u32),
             ("N_KV_HEADS", self.n_kv_heads as u32),
             ("GROUP", (self.n_heads / self.n_kv_heads) as u32),
-            ("BLOCKS", self.blocks()),
+            ("BLOCKS", blocks),
         ];
-        let loads: Vec<String> = loads
-            .iter()
-            .map(|name| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name))
-            .collect();
-        let shared = [
+        // WGSL functions cannot be handed a storage binding, so each binding has its own.
+        let load = |name: &&str| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name);
+        let store = |name: &&str| include_str!("../../shaders/shared/store_head.wgsl").replace("NAME", name);
+        let accessors: String = loads.iter().map(load).chain(stores.iter().map(store)).collect();
+        let parts = [
             include_str!("../../shaders/shared/math.wgsl"),
             include_str!("../../shaders/shared/token.wgsl"),
             include_str!("../../shaders/shared/attention.wgsl"),
+            &accessors,
+            kernel,
         ];
-        let parts: Vec<&str> = shared.into_iter().chain(loads.iter().map(String::as_str)).chain([kernel]).collect();
         Shader::new(name, &constants, &parts)
     }
 
-    /// A workgroup covers four times as many rows: about 64 threads, each with four queries of one key head.
-    pub(super) fn blocks(&self) -> u32 {
+    /// Times four rows a workgroup covers if its threads work on four queries of a key head: about 64 threads.
+    pub(super) fn query_blocks(&self) -> u32 {
         (64 / self.n_heads as u32).max(1)
     }
 }
@@ -88,11 +96,13 @@ pub fn attention(
 ) {
     assert_eq!((q.width, k.width), shape.widths(), "{label}: widths of q and k for {shape:?}");
     assert_eq!((q.width, k.width), (out.width, v.width), "{label}: widths of out and v for {shape:?}");
-    let shader = shape.shader("attention", include_str!("../../shaders/attention.wgsl"), &["q", "k", "v"]);
+    let blocks = shape.query_blocks();
+    let kernel = include_str!("../../shaders/attention.wgsl");
+    let shader = shape.shader("attention", kernel, blocks, &["q", "k", "v"], &["out"]);
     let params = shape.params();
     let rows = params.rows;
     // One thread for four queries of a key head.
-    let grid = [Extent::Rows { rows, per: 4 * shape.blocks() }, Extent::Fixed(1), Extent::Fixed(1)];
+    let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, out.slice, lse];
     // How many keys a row sees is not known here; a thousand keeps slices of work short.
     let flops = 4 * 1000 * q.width as u64;
