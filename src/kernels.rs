@@ -2,6 +2,7 @@
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;

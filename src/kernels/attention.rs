@@ -25,7 +25,7 @@ pub struct AttentionShape {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct AttentionParams {
-    rows: Rows,
+    pub(super) rows: Rows,
     scale: f32,
     window: u32,
     _pad: [u32; 2],
@@ -72,6 +72,12 @@ impl AttentionShape {
         Shader::new(name, &constants, &parts)
     }
 
+    /// Floating-point operations a row, `each` for every key that it sees and every column of q. How many keys those
+    /// are is not known here; a thousand keeps slices of work short.
+    pub(super) fn flops(&self, each: u64) -> u64 {
+        1000 * each * self.widths().0 as u64
+    }
+
     /// Times four rows a workgroup covers if its threads work on four queries of a key head: about 64 threads.
     pub(super) fn query_blocks(&self) -> u32 {
         (64 / self.n_heads as u32).max(1)
@@ -104,9 +110,7 @@ pub fn attention(
     // One thread for four queries of a key head.
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, out.slice, lse];
-    // How many keys a row sees is not known here; a thousand keeps slices of work short.
-    let flops = 4 * 1000 * q.width as u64;
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, flops));
+    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(4)));
 }
 
 /// The key rows that a token sees.
@@ -175,6 +179,13 @@ pub(super) mod tests {
         (length - n..length).map(|position| Token { position, start: 0, end: length, ..Default::default() }).collect()
     }
 
+    /// A matrix whose rows past the last are what no result may depend on.
+    pub(in crate::kernels) fn poison(values: &[f32], rows: usize, width: usize) -> Vec<f32> {
+        let mut values = values.to_vec();
+        values[rows * crate::kernels::stride(width)..].fill(f32::NAN);
+        values
+    }
+
     fn case(shape: AttentionShape, tokens: Vec<Token>) -> Case {
         let n = tokens.len();
         let key_rows = tokens.iter().map(|token| token.end as usize).max().unwrap_or(0);
@@ -184,16 +195,11 @@ pub(super) mod tests {
         let q = random_matrix(n, q_width, 1);
         let [k, v] = [2, 3].map(|seed| random_matrix(key_rows, kv_width, seed));
         let (out, lse) = attention_reference(&shape.params(), &shape, &tokens, &f64s(&q), &f64s(&k), &f64s(&v));
-        // Rows past the last token, in every matrix, hold what an earlier step left there.
-        let poison = |mut values: Vec<f32>, rows: usize, width: usize| {
-            values[rows * super::super::stride(width)..].fill(f32::NAN);
-            values
-        };
         let mut stale = tokens.clone();
         stale.resize(n.next_multiple_of(16), Token { position: u32::MAX, start: 7, ..Default::default() });
         let tokens_at = case.buffer(&stale);
-        let q_at = case.buffer(&poison(q.clone(), n, q_width));
-        let [k_at, v_at] = [k, v].map(|values| case.buffer(&poison(values, key_rows, kv_width)));
+        let q_at = case.buffer(&poison(&q, n, q_width));
+        let [k_at, v_at] = [&k, &v].map(|values| case.buffer(&poison(values, key_rows, kv_width)));
         let (out_at, lse_at) = (case.output(q.len()), case.output(n * shape.n_heads));
         case.record(move |rec, b| {
             let matrix = |at: usize, width| Matrix { slice: b[at], width };
