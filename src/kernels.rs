@@ -3,6 +3,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod attention_backward;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;

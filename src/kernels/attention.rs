@@ -25,7 +25,7 @@ pub struct AttentionShape {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct AttentionParams {
-    rows: Rows,
+    pub(super) rows: Rows,
     scale: f32,
     window: u32,
     _pad: [u32; 2],
@@ -43,29 +43,43 @@ impl AttentionShape {
     }
 
     /// `kernel` with the constants and functions that attention kernels share, among them `load_NAME` for each of
-    /// `loads`. `blocks` is how many times four rows a workgroup covers.
-    pub(super) fn shader(&self, name: &'static str, kernel: &str, loads: &[&str]) -> Shader {
+    /// `loads` and `store_NAME` for each of `stores`. A workgroup covers `4 * blocks` rows.
+    pub(super) fn shader(
+        &self,
+        name: &'static str,
+        kernel: &str,
+        blocks: u32,
+        loads: &[&str],
+        stores: &[&str],
+    ) -> Shader {
         let constants = [
             ("HEAD_DIM", self.head_dim as u32),
             ("N_KV_HEADS", self.n_kv_heads as u32),
             ("GROUP", (self.n_heads / self.n_kv_heads) as u32),
-            ("BLOCKS", self.blocks()),
+            ("BLOCKS", blocks),
         ];
-        let loads: Vec<String> = loads
-            .iter()
-            .map(|name| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name))
-            .collect();
-        let shared = [
+        // WGSL functions cannot be handed a storage binding, so each binding has its own.
+        let load = |name: &&str| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name);
+        let store = |name: &&str| include_str!("../../shaders/shared/store_head.wgsl").replace("NAME", name);
+        let accessors: String = loads.iter().map(load).chain(stores.iter().map(store)).collect();
+        let parts = [
             include_str!("../../shaders/shared/math.wgsl"),
             include_str!("../../shaders/shared/token.wgsl"),
             include_str!("../../shaders/shared/attention.wgsl"),
+            &accessors,
+            kernel,
         ];
-        let parts: Vec<&str> = shared.into_iter().chain(loads.iter().map(String::as_str)).chain([kernel]).collect();
         Shader::new(name, &constants, &parts)
     }
 
-    /// A workgroup covers four times as many rows: about 64 threads, each with four queries of one key head.
-    pub(super) fn blocks(&self) -> u32 {
+    /// Floating-point operations a row, `each` for every key that it sees and every column of q. How many keys those
+    /// are is not known here; a thousand keeps slices of work short.
+    pub(super) fn flops(&self, each: u64) -> u64 {
+        1000 * each * self.widths().0 as u64
+    }
+
+    /// Times four rows a workgroup covers if its threads work on four queries of a key head: about 64 threads.
+    pub(super) fn query_blocks(&self) -> u32 {
         (64 / self.n_heads as u32).max(1)
     }
 }
@@ -88,15 +102,15 @@ pub fn attention(
 ) {
     assert_eq!((q.width, k.width), shape.widths(), "{label}: widths of q and k for {shape:?}");
     assert_eq!((q.width, k.width), (out.width, v.width), "{label}: widths of out and v for {shape:?}");
-    let shader = shape.shader("attention", include_str!("../../shaders/attention.wgsl"), &["q", "k", "v"]);
+    let blocks = shape.query_blocks();
+    let kernel = include_str!("../../shaders/attention.wgsl");
+    let shader = shape.shader("attention", kernel, blocks, &["q", "k", "v"], &["out"]);
     let params = shape.params();
     let rows = params.rows;
     // One thread for four queries of a key head.
-    let grid = [Extent::Rows { rows, per: 4 * shape.blocks() }, Extent::Fixed(1), Extent::Fixed(1)];
+    let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, out.slice, lse];
-    // How many keys a row sees is not known here; a thousand keeps slices of work short.
-    let flops = 4 * 1000 * q.width as u64;
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, flops));
+    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(4)));
 }
 
 /// The key rows that a token sees.
@@ -165,6 +179,13 @@ pub(super) mod tests {
         (length - n..length).map(|position| Token { position, start: 0, end: length, ..Default::default() }).collect()
     }
 
+    /// A matrix whose rows past the last are what no result may depend on.
+    pub(in crate::kernels) fn poison(values: &[f32], rows: usize, width: usize) -> Vec<f32> {
+        let mut values = values.to_vec();
+        values[rows * crate::kernels::stride(width)..].fill(f32::NAN);
+        values
+    }
+
     fn case(shape: AttentionShape, tokens: Vec<Token>) -> Case {
         let n = tokens.len();
         let key_rows = tokens.iter().map(|token| token.end as usize).max().unwrap_or(0);
@@ -174,16 +195,11 @@ pub(super) mod tests {
         let q = random_matrix(n, q_width, 1);
         let [k, v] = [2, 3].map(|seed| random_matrix(key_rows, kv_width, seed));
         let (out, lse) = attention_reference(&shape.params(), &shape, &tokens, &f64s(&q), &f64s(&k), &f64s(&v));
-        // Rows past the last token, in every matrix, hold what an earlier step left there.
-        let poison = |mut values: Vec<f32>, rows: usize, width: usize| {
-            values[rows * super::super::stride(width)..].fill(f32::NAN);
-            values
-        };
         let mut stale = tokens.clone();
         stale.resize(n.next_multiple_of(16), Token { position: u32::MAX, start: 7, ..Default::default() });
         let tokens_at = case.buffer(&stale);
-        let q_at = case.buffer(&poison(q.clone(), n, q_width));
-        let [k_at, v_at] = [k, v].map(|values| case.buffer(&poison(values, key_rows, kv_width)));
+        let q_at = case.buffer(&poison(&q, n, q_width));
+        let [k_at, v_at] = [&k, &v].map(|values| case.buffer(&poison(values, key_rows, kv_width)));
         let (out_at, lse_at) = (case.output(q.len()), case.output(n * shape.n_heads));
         case.record(move |rec, b| {
             let matrix = |at: usize, width| Matrix { slice: b[at], width };

@@ -173,9 +173,10 @@ impl Attention {
         let dq = matrix(rec, "dq", Rows::TOKENS, q.width);
         let dk = matrix(rec, "dk", Rows::TOKENS, k.width);
         let dv = matrix(rec, "dv", Rows::TOKENS, v.width);
-        let delta = rec.floats("delta", (rec.capacity(Rows::TOKENS) * shape.n_heads) as u64);
+        // A pair of f32 for each token and head.
+        let delta = rec.floats("delta", (rec.capacity(Rows::TOKENS) * shape.n_heads * 2) as u64);
         attention_dq(rec, "attention.dq", shape, batch.tokens, q, k, v, out, lse, d_out, dq, delta);
-        attention_dkv(rec, "attention.dkv", shape, batch.tokens, q, k, v, lse, delta, d_out, dk, dv);
+        attention_dkv(rec, "attention.dkv", shape, batch.tokens, q, k, v, delta, d_out, dk, dv);
         let table = rec.external(&rotation.table);
         rope(rec, "dq.rope", batch.tokens, table, dq, shape.n_heads, shape.head_dim, true);
         rope(rec, "dk.rope", batch.tokens, table, dk, shape.n_kv_heads, shape.head_dim, true);
