@@ -20,6 +20,9 @@ impl Tolerance {
     }
 }
 
+#[cfg(target_arch = "wasm32")]
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
 type Record = Box<dyn Fn(&mut Recording, &[Slice])>;
 
 /// One kernel call: buffers, what to record, what should come out.
