@@ -6,11 +6,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
+use super::ChatTemplate;
 use super::bpe::Parts;
 use super::checkpoint::{Checkpoint, TextFiles, TextSource};
 use super::gguf::Gguf;
 use super::tokenizer::{SpecialTokens, Tokenizer};
-use crate::data::ChatTemplate;
 use crate::{Error, Result};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
