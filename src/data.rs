@@ -6,10 +6,8 @@ mod dataset;
 mod examples;
 mod pack;
 mod record;
-mod template;
 
 pub use dataset::{Dataset, DatasetReport, Piece, Preview};
 pub use examples::{Example, tokenize};
 pub use pack::{Pack, pack};
-pub use record::{LineError, Message, Record, Records, parse_jsonl};
-pub use template::ChatTemplate;
+pub use record::{LineError, Record, Records, parse_jsonl};

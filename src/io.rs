@@ -5,6 +5,7 @@
 
 mod adapter;
 mod bpe;
+mod chat_template;
 mod checkpoint;
 mod dtype;
 mod gguf;
@@ -15,6 +16,7 @@ mod tokenizer;
 mod tokenizer_files;
 
 pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
+pub use chat_template::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize};
 #[cfg(not(target_arch = "wasm32"))]

@@ -2,7 +2,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 use serde::Deserialize;
-use web_lora::data::{ChatTemplate, Message};
+use web_lora::io::{ChatTemplate, Message};
 
 #[derive(Deserialize)]
 struct Case {

@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use web_lora::Error;
-use web_lora::data::{ChatTemplate, Dataset, Example, Message, Record, parse_jsonl, tokenize};
-use web_lora::io::{ByteSource, Checkpoint, MemorySource, Tokenizer};
+use web_lora::data::{Dataset, Example, Record, parse_jsonl, tokenize};
+use web_lora::io::{ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
 
 fn message(role: &str, content: &str) -> Message {
     Message { role: role.to_owned(), content: content.to_owned() }

@@ -7,8 +7,7 @@ use std::rc::Rc;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use web_lora::Result;
-use web_lora::data::Message;
-use web_lora::io::{ByteSource, Checkpoint, DType, FileSource, MemorySource, Tokenizer, dequantize};
+use web_lora::io::{ByteSource, Checkpoint, DType, FileSource, MemorySource, Message, Tokenizer, dequantize};
 
 fn open(files: &[(&str, &[u8])]) -> Result<Checkpoint> {
     let files: Vec<Rc<dyn ByteSource>> = files
@@ -118,7 +117,8 @@ fn broken_safetensors_are_refused_with_their_place() {
 #[test]
 fn a_choice_of_files_that_is_no_model_is_explained() {
     let weights = safetensors("{}", 0);
-    let cases: &[(&[(&str, &[u8])], &str)] = &[
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Files, &str); 11] = [
         (&[], "config.json: is missing: a model is one .gguf file, or a folder"),
         (&[("README.md", b"hi")], "(there is: tiny/README.md)"),
         (&[("config.json", b"{")], "tiny/config.json: EOF"),

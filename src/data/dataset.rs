@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::record::add_error;
-use super::{ChatTemplate, Example, LineError, parse_jsonl, tokenize};
-use crate::io::Tokenizer;
+use super::{Example, LineError, parse_jsonl, tokenize};
+use crate::io::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
 /// Examples shown before training.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{ChatTemplate, Message, Record};
-use crate::io::Tokenizer;
+use super::Record;
+use crate::io::{ChatTemplate, Message, Tokenizer};
 use crate::{Error, Result};
 
 /// One example as the model sees it.

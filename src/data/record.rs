@@ -1,8 +1,9 @@
 //! The lines of a JSONL file as records, with an error for each line that is none.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::io::Message;
 use crate::{Error, Result};
 
 /// A line beyond this is a mistake, and tokenizing it would take minutes.
@@ -11,15 +12,6 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 const MAX_MESSAGES: usize = 1000;
 /// Errors kept; the last one says that there are more.
 const MAX_ERRORS: usize = 1000;
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the model's template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
 
 /// One example as the file has it.
 #[derive(Clone, Debug, PartialEq)]

@@ -37,10 +37,7 @@ pub(super) fn config(file: &str, gguf: &Gguf) -> Result<Map<String, Value>> {
         return Err(bad_file(file, format!("metadata '{}' is 0", key("attention.head_count"))));
     }
     let num_key_value_heads = count("attention.head_count_kv")?.unwrap_or(num_attention_heads);
-    let head_dim = match (count("attention.key_length")?, count("rope.dimension_count")?) {
-        (Some(length), _) | (None, Some(length)) => length,
-        (None, None) => hidden_size / num_attention_heads,
-    };
+    let head_dim = count("attention.key_length")?.unwrap_or(hidden_size / num_attention_heads);
     let embedding_rows = gguf
         .tensors
         .iter()
@@ -56,6 +53,9 @@ pub(super) fn config(file: &str, gguf: &Gguf) -> Result<Map<String, Value>> {
         Some(experts) if experts > 0 && architecture == "llama" => "mixtral",
         _ => &architecture,
     };
+    if architecture == "llama" {
+        refuse_unimplemented(file, gguf, head_dim)?;
+    }
     let eps = gguf.number(&key("attention.layer_norm_rms_epsilon"))?;
 
     let mut config = Map::new();
@@ -85,6 +85,37 @@ pub(super) fn config(file: &str, gguf: &Gguf) -> Result<Map<String, Value>> {
         }
     }
     Ok(config)
+}
+
+/// Refuses by name what other families have and a llama of Hugging Face has no word for.
+fn refuse_unimplemented(file: &str, gguf: &Gguf, head_dim: u32) -> Result<()> {
+    let refuse =
+        |key: &str, message: String| Err(Error::Unsupported { file: file.to_owned(), field: key.to_owned(), message });
+    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
+        match gguf.count(key)? {
+            Some(size) if size != head_dim => return refuse(key, format!("it is {size} where a head has {head_dim}")),
+            _ => {}
+        }
+    }
+    for name in [
+        "attention.sliding_window",
+        "attention.scale",
+        "attention.clamp_kqv",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "logit_scale",
+        "embedding_scale",
+        "residual_scale",
+    ] {
+        let key = format!("llama.{name}");
+        if let Some(value) = gguf.number(&key)?.filter(|&value| value != 0.0) {
+            return refuse(&key, format!("it is {value}, and llama has none"));
+        }
+    }
+    match gguf.flag("llama.attention.causal")? {
+        Some(false) => refuse("llama.attention.causal", "it is false".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// Metadata floats are f32: 1e-5 comes as 9.999999747378752e-6. The shortest decimal that is the same f32 is what

@@ -125,10 +125,10 @@ impl DecodeStream<'_> {
         let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
         // A character has four bytes, so what is incomplete after that is no character.
         let pending = text.chars().rev().take_while(|&char| char == char::REPLACEMENT_CHARACTER).count();
-        if (1..4).contains(&pending) && text.len() > self.shown.len() {
+        if (1..4).contains(&pending) {
             return Ok(String::new());
         }
-        let fresh = text.strip_prefix(&self.shown).unwrap_or_default().to_owned();
+        let fresh = self.unseen(&text);
         // Keep one id: some decoders drop a space before the first token they see.
         self.ids = vec![id];
         self.shown = self.tokenizer.decode(&self.ids, self.skip_special)?;
@@ -138,6 +138,11 @@ impl DecodeStream<'_> {
     /// What is left when no more ids come.
     pub fn finish(self) -> Result<String> {
         let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
-        Ok(text.strip_prefix(&self.shown).unwrap_or_default().to_owned())
+        Ok(self.unseen(&text))
+    }
+
+    /// `text` without what was shown; all of it where stray bytes turned out to be part of a character after all.
+    fn unseen(&self, text: &str) -> String {
+        text.strip_prefix(&self.shown).unwrap_or(text).to_owned()
     }
 }

@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
+use super::ChatTemplate;
 use super::bpe::Parts;
 use super::checkpoint::{Checkpoint, TextFiles, TextSource};
 use super::gguf::Gguf;
 use super::tokenizer::{SpecialTokens, Tokenizer};
-use crate::data::ChatTemplate;
 use crate::{Error, Result};
+
+const SETTINGS_FILE: &str = "tokenizer_config.json";
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -43,15 +45,24 @@ impl Checkpoint {
 
     /// The model's own chat template, if it has one.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let (file, source) = match &self.text {
-            TextSource::Gguf(gguf) => (self.config_file(), gguf.text("tokenizer.chat_template")?.map(str::to_owned)),
-            TextSource::Folder(files) => folder_template(files)?,
-        };
-        let Some(source) = source else { return Ok(None) };
-        // A model without tokenizer has no names for these; a template that needs them shows nothing there.
-        let tokenizer = self.tokenizer()?;
-        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
-        ChatTemplate::new(file, &source, &name(tokenizer.bos()), &name(tokenizer.eos())).map(Some)
+        match &self.text {
+            TextSource::Gguf(gguf) => {
+                let Some(source) = gguf.text("tokenizer.chat_template")? else { return Ok(None) };
+                let tokens = gguf.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+                let name = |key: &str| -> Result<&str> {
+                    let id = gguf.count(key)?;
+                    Ok(id.and_then(|id| tokens.get(id as usize)).map_or("", String::as_str))
+                };
+                let (bos, eos) = (name("tokenizer.ggml.bos_token_id")?, name("tokenizer.ggml.eos_token_id")?);
+                ChatTemplate::new(self.config_file(), source, bos, eos).map(Some)
+            }
+            TextSource::Folder(files) => {
+                let settings = settings(files, SETTINGS_FILE)?;
+                let (file, Some(source)) = folder_template(files, &settings)? else { return Ok(None) };
+                let name = |field: &str| special_token(&settings, field).unwrap_or_default();
+                ChatTemplate::new(file, &source, name("bos_token"), name("eos_token")).map(Some)
+            }
+        }
     }
 }
 
@@ -225,12 +236,8 @@ fn from_folder(files: &TextFiles, config: &Map<String, Value>) -> Result<Tokeniz
     };
     let encoder = parts.build(FILE)?;
 
-    let settings = settings(files, "tokenizer_config.json")?;
-    let by_name = |field: &str| {
-        let value = settings.get(field)?;
-        let name = value.as_str().or_else(|| value.get("content")?.as_str())?;
-        encoder.token_to_id(name)
-    };
+    let settings = settings(files, SETTINGS_FILE)?;
+    let by_name = |field: &str| encoder.token_to_id(special_token(&settings, field)?);
     let ids = |value: Option<&Value>| match value {
         Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
         Some(id) => Vec::from_iter(id.as_u64()),
@@ -267,23 +274,28 @@ fn settings(files: &TextFiles, file: &'static str) -> Result<Map<String, Value>>
     serde_json::from_slice(bytes).map_err(|error| bad_file(file, error.to_string()))
 }
 
-/// The template's file and text: its own file, or a field of tokenizer_config.json, by itself or by name.
-fn folder_template(files: &TextFiles) -> Result<(&'static str, Option<String>)> {
+/// A special token's text: by itself, or with how it is matched.
+fn special_token<'a>(settings: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
+    let value = settings.get(field)?;
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// The template's file and text: its own file, or a field of the settings, by itself or by name.
+fn folder_template(files: &TextFiles, settings: &Map<String, Value>) -> Result<(&'static str, Option<String>)> {
     const TEMPLATE: &str = "chat_template.jinja";
-    const SETTINGS: &str = "tokenizer_config.json";
     if let Some(bytes) = files.get(TEMPLATE) {
         let text = String::from_utf8(bytes.clone()).map_err(|_| bad_file(TEMPLATE, "is not UTF-8"))?;
         return Ok((TEMPLATE, Some(text)));
     }
-    let source = match settings(files, SETTINGS)?.remove("chat_template") {
+    let source = match settings.get("chat_template") {
         None | Some(Value::Null) => None,
-        Some(Value::String(source)) => Some(source),
+        Some(Value::String(source)) => Some(source.clone()),
         Some(Value::Array(named)) => named
             .iter()
             .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
             .and_then(|entry| entry.get("template")?.as_str())
             .map(str::to_owned),
-        Some(_) => return Err(bad_file(SETTINGS, "its 'chat_template' is not a text")),
+        Some(_) => return Err(bad_file(SETTINGS_FILE, "its 'chat_template' is not a text")),
     };
-    Ok((SETTINGS, source))
+    Ok((SETTINGS_FILE, source))
 }

@@ -3,9 +3,8 @@
 use std::io;
 
 use minijinja::{Environment, ErrorKind, State, Value, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::Message;
 use crate::{Error, Result};
 
 /// Longest template read; the longest in use have 30 kB.
@@ -16,6 +15,15 @@ const MAX_OUTPUT_BYTES: usize = 16 << 20;
 const FUEL: u64 = 2_000_000;
 /// Depth of macro calls; a tab's stack is small.
 const MAX_DEPTH: usize = 64;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or what else the model's template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
 
 /// A model's way of writing a conversation as one text.
 pub struct ChatTemplate {
