@@ -106,12 +106,22 @@ impl Gpu {
         &self.info
     }
 
-    /// The first failure since the device was opened: lost, out of memory, or a validation error (our bug).
+    /// What went wrong since the last call: out of memory, a refused command, or the device lost. A lost device stays
+    /// lost; the others are told once, so that what is still whole can be used.
     pub fn check(&self) -> Result<()> {
-        match &*self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
-        }
+        let mut failure = self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let told = match &*failure {
+            None => return Ok(()),
+            Some(lost @ Error::DeviceLost { .. }) => lost.clone(),
+            Some(_) => failure.take().expect("matched above"),
+        };
+        Err(told)
+    }
+
+    /// [`Gpu::check`] once the device has seen everything asked of it: in a browser, errors arrive late.
+    pub async fn settle(&self) -> Result<()> {
+        self.device.push_error_scope(wgpu::ErrorFilter::Internal).pop().await;
+        self.check()
     }
 
     /// Bytes of all buffers there are on this device.
@@ -138,6 +148,10 @@ impl Gpu {
     }
 }
 
+/// The first error is kept, as the rest usually follow from it; that the device is lost outweighs all.
 fn record(failure: &Failure, error: Error) {
-    failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+    let mut failure = failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if failure.is_none() || matches!(error, Error::DeviceLost { .. }) {
+        *failure = Some(error);
+    }
 }

@@ -157,7 +157,7 @@ impl Plan {
             });
             progress(at + 1, recording.commands.len());
         }
-        gpu.check()?;
+        gpu.settle().await?;
         let external = recording.buffers.iter().filter_map(|v| match &v.place {
             Place::External(buffer) => Some(buffer.clone()),
             Place::Transient { .. } => None,

@@ -2,6 +2,7 @@
 //!
 //! A recording can be printed, counted and checked without a GPU. [`super::Plan`] gives it memory and replays it.
 
+use std::fmt;
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
@@ -265,5 +266,26 @@ impl Recording {
 
     fn path(&self, label: &str) -> String {
         self.scope.iter().map(String::as_str).chain([label]).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// One line an entry: what runs, on which buffers.
+impl fmt::Display for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |slice: &Slice| {
+            let (start, end) = (slice.offset_bytes, slice.offset_bytes + slice.size_bytes);
+            format!("{}[{start}..{end}]", self.buffers[slice.buffer].label)
+        };
+        for command in &self.commands {
+            match command {
+                Command::Dispatch { label, shader, bindings, .. } => {
+                    let bindings: Vec<String> = bindings.iter().map(name).collect();
+                    writeln!(f, "{label}: {}({})", shader.name(), bindings.join(", "))?;
+                }
+                Command::Clear(slice) => writeln!(f, "clear {}", name(slice))?,
+                Command::Copy { from, to } => writeln!(f, "copy {} to {}", name(from), name(to))?,
+            }
+        }
+        Ok(())
     }
 }

@@ -136,7 +136,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Refuses files that hold more than the architecture asked for: ignoring a tensor would change the model.
-    pub fn finish(self, ignored: &[&str]) -> Result<()> {
+    pub async fn finish(self, ignored: &[&str]) -> Result<()> {
         let unused = self
             .checkpoint
             .tensors()
@@ -148,7 +148,7 @@ impl<'a> Loader<'a> {
                 field: name.clone(),
                 message: "the model has this tensor, but its config names an architecture without it".into(),
             }),
-            None => self.gpu.check(),
+            None => self.gpu.settle().await,
         }
     }
 

@@ -83,7 +83,7 @@ impl Llama {
         } else {
             Some(loader.frozen("lm_head.weight", vocab_size, hidden_size).await?)
         };
-        loader.finish(&ignored)?;
+        loader.finish(&ignored).await?;
         let rope = Rope::new(gpu, &config.inv_freq(), context_length)?;
         Ok(Self { config, rope, embed_tokens, layers, norm, lm_head })
     }
