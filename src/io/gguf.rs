@@ -8,6 +8,7 @@ mod reader;
 
 use std::{collections::BTreeMap, rc::Rc};
 
+use super::source::read_exact;
 use super::{ByteSource, DType};
 use crate::{Error, Result};
 use reader::{Reader, Stop};
@@ -55,7 +56,7 @@ pub(crate) async fn read_header(source: &Rc<dyn ByteSource>) -> Result<Gguf> {
     let mut chunk = FIRST_CHUNK;
     loop {
         let size = chunk.min(source.size_bytes()).min(MAX_HEADER_BYTES);
-        let bytes = source.read(0, size as usize).await?;
+        let bytes = read_exact(source, 0, size as usize).await?;
         match Reader::new(source.name(), &bytes, source.size_bytes()).header() {
             Ok(header) => return Ok(header),
             Err(Stop::Failed(error)) => return Err(error),
