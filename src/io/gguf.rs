@@ -15,8 +15,8 @@ use reader::{Reader, Stop};
 
 /// Bytes fetched first. Headers are some 2 MB with a vocabulary of 50,000.
 const FIRST_CHUNK: u64 = 1 << 20;
-/// Bytes of header before we call the file nonsense; vocabularies of 260,000 need about 20 MB.
-const MAX_HEADER_BYTES: u64 = 64 << 20;
+/// Bytes of header before we call the file nonsense; vocabularies of 260,000 need about 16 MB.
+const MAX_HEADER_BYTES: u64 = 32 << 20;
 
 /// A metadata value. Numbers are widened, arrays typed.
 #[derive(Clone, Debug, PartialEq)]
