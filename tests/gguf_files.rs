@@ -193,6 +193,11 @@ const BROKEN: &[Case] = &[
         "llama.rope.dimension_count is not supported: it is 8 where a head has 16",
     ),
     (
+        "bias of q",
+        |w| w.tensors.push(Item::new("blk.0.attn_q.bias", &[32], 0, vec![0; 128])),
+        "the tensor 'blk.0.attn_q.bias' is not supported",
+    ),
+    (
         "window",
         |w| w.set("llama.attention.sliding_window", 4, 8u32.to_le_bytes().into()),
         "llama.attention.sliding_window is not supported",
