@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// A line beyond this is a mistake, and tokenizing it would take minutes.
 const MAX_LINE_BYTES: usize = 16 << 20;
 /// Conversations are rendered once per turn; this keeps that within bounds.
-const MAX_MESSAGES: usize = 1000;
+const MAX_MESSAGES: usize = 400;
 /// Errors kept; the last one says that there are more.
 const MAX_ERRORS: usize = 1000;
 

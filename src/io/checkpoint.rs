@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, rc::Rc};
 use serde_json::{Map, Value};
 
 use super::gguf::Gguf;
-use super::source::read_all;
+use super::source::{read_all, read_exact};
 use super::{ByteSource, DType, dequantize, gguf, gguf_llama, safetensors};
 use crate::{Error, Result};
 
@@ -218,10 +218,7 @@ impl Checkpoint {
         let too_large = || bad_file(self.weights.name(), format!("rows {rows:?} of '{}' are too large", tensor.name));
         let size = rows.len().checked_mul(row_bytes).ok_or_else(too_large)?;
         let offset = tensor.offset + rows.start as u64 * row_bytes as u64;
-        let stored = self.weights.read(offset, size).await?;
-        if stored.len() != size {
-            return Err(bad_file(self.weights.name(), format!("{} bytes came where {size} were asked", stored.len())));
-        }
+        let stored = read_exact(&self.weights, offset, size).await?;
         Ok(if group == 1 { stored } else { unpermute(&stored, row_bytes, group) })
     }
 

@@ -8,14 +8,15 @@ mod reader;
 
 use std::{collections::BTreeMap, rc::Rc};
 
+use super::source::read_exact;
 use super::{ByteSource, DType};
 use crate::{Error, Result};
 use reader::{Reader, Stop};
 
 /// Bytes fetched first. Headers are some 2 MB with a vocabulary of 50,000.
 const FIRST_CHUNK: u64 = 1 << 20;
-/// Bytes of header before we call the file nonsense; vocabularies of 260,000 need about 20 MB.
-const MAX_HEADER_BYTES: u64 = 64 << 20;
+/// Bytes of header before we call the file nonsense; vocabularies of 260,000 need about 16 MB.
+const MAX_HEADER_BYTES: u64 = 32 << 20;
 
 /// A metadata value. Numbers are widened, arrays typed.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +56,7 @@ pub(crate) async fn read_header(source: &Rc<dyn ByteSource>) -> Result<Gguf> {
     let mut chunk = FIRST_CHUNK;
     loop {
         let size = chunk.min(source.size_bytes()).min(MAX_HEADER_BYTES);
-        let bytes = source.read(0, size as usize).await?;
+        let bytes = read_exact(source, 0, size as usize).await?;
         match Reader::new(source.name(), &bytes, source.size_bytes()).header() {
             Ok(header) => return Ok(header),
             Err(Stop::Failed(error)) => return Err(error),

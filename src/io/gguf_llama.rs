@@ -192,7 +192,6 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
     for entry in &gguf.tensors {
         let name = hugging_face_name(&entry.name);
         let shape = shape(file, entry)?;
-        // Biases are rows of one element to the converter, and reordered alike.
         let n_heads = match &name {
             name if is_llama && name.contains(".q_proj.") => Some(heads("num_attention_heads")),
             name if is_llama && name.contains(".k_proj.") => Some(heads("num_key_value_heads")),
@@ -200,6 +199,14 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
         };
         let row_group = match n_heads {
             None => 1,
+            // The converter reorders their elements too, which no one needed yet.
+            Some(_) if shape.len() == 1 => {
+                return Err(Error::Unsupported {
+                    file: file.to_owned(),
+                    field: format!("the tensor '{}'", entry.name),
+                    message: "biases of q and k are not read".to_owned(),
+                });
+            }
             Some(n_heads) => {
                 let rows = shape[0];
                 if n_heads == 0 || !rows.is_multiple_of(n_heads) || !(rows / n_heads).is_multiple_of(2) {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::checkpoint::row_count;
+use super::source::read_exact;
 use super::{ByteSource, DType};
 use crate::{Error, Result};
 
@@ -68,7 +69,7 @@ pub(crate) async fn read_header(source: &Rc<dyn ByteSource>) -> Result<Vec<Entry
         return Err(bad(format!("{size_bytes} bytes are too few for a safetensors file")));
     }
     let mut header_bytes = [0; 8];
-    header_bytes.copy_from_slice(&source.read(0, 8).await?);
+    header_bytes.copy_from_slice(&read_exact(source, 0, 8).await?);
     let header_bytes = u64::from_le_bytes(header_bytes);
     let left = size_bytes - 8;
     if header_bytes > left || header_bytes > MAX_HEADER_BYTES {
@@ -77,7 +78,7 @@ pub(crate) async fn read_header(source: &Rc<dyn ByteSource>) -> Result<Vec<Entry
              it is cut short or no safetensors file"
         )));
     }
-    let header = source.read(8, header_bytes as usize).await?;
+    let header = read_exact(source, 8, header_bytes as usize).await?;
     if header.first() != Some(&b'{') {
         return Err(bad("its header does not begin with '{': it is no safetensors file".to_owned()));
     }

@@ -27,10 +27,22 @@ fn past_the_end(file: &str, offset: u64, size: usize, size_bytes: u64) -> Error 
     }
 }
 
+/// Reads, and checks that a source keeps its promise: one that is short (a cut connection) is an error, no panic.
+pub(super) async fn read_exact(source: &Rc<dyn ByteSource>, offset: u64, size: usize) -> Result<Vec<u8>> {
+    let bytes = source.read(offset, size).await?;
+    match bytes.len() {
+        length if length == size => Ok(bytes),
+        length => Err(Error::BadFile {
+            file: source.name().to_owned(),
+            message: format!("{length} bytes came where {size} at {offset} were asked for"),
+        }),
+    }
+}
+
 /// All of a small file, refused above `limit` bytes.
-pub(crate) async fn read_all(source: &Rc<dyn ByteSource>, limit: usize) -> Result<Vec<u8>> {
+pub(super) async fn read_all(source: &Rc<dyn ByteSource>, limit: usize) -> Result<Vec<u8>> {
     match usize::try_from(source.size_bytes()) {
-        Ok(size) if size <= limit => source.read(0, size).await,
+        Ok(size) if size <= limit => read_exact(source, 0, size).await,
         _ => Err(Error::BadFile {
             file: source.name().to_owned(),
             message: format!("it has {} bytes, at most {limit} are read", source.size_bytes()),

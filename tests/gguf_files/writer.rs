@@ -45,10 +45,6 @@ impl Writer {
         self.entries.push((key.to_owned(), kind, value));
     }
 
-    pub(crate) fn raw_entry(&mut self, bytes: &[u8]) {
-        self.raw = Some(bytes.to_vec());
-    }
-
     /// All but the data.
     pub(crate) fn header(&self) -> Vec<u8> {
         let n_entries = (self.entries.len() + usize::from(self.raw.is_some())) as u64;

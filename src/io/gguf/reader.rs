@@ -101,11 +101,8 @@ impl<'a> Reader<'a> {
         }
         match self.u32("the version")? {
             2 | 3 => {}
-            version if version.swap_bytes() <= 3 && version != 0 => {
+            version if (1..=3).contains(&version.swap_bytes()) => {
                 return self.unsupported("GGUF byte order", "it is big-endian; little-endian files are read");
-            }
-            version @ (0 | 1) => {
-                return self.unsupported(&format!("GGUF version {version}"), "versions 2 and 3 are read");
             }
             version => return self.unsupported(&format!("GGUF version {version}"), "versions 2 and 3 are read"),
         }
