@@ -5,10 +5,12 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ChatTemplate, Dataset, DatasetReport, Message};
+use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
-use crate::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Tensor, Tokenizer, sort_target_modules};
+use crate::io::{
+    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer, sort_target_modules,
+};
 use crate::lora::{Adapter, ModuleShape};
 use crate::model::{self, Architecture};
 use crate::train::{Batches, TrainOptions, Trainer};

@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::data::Message;
 use crate::engine::{LoraOptions, Progress, Prompt};
 use crate::generate::GenerateOptions;
 use crate::gpu::DeviceOptions;
-use crate::io::{ByteSource, LocalBoxFuture};
+use crate::io::{ByteSource, LocalBoxFuture, Message};
 use crate::train::TrainOptions;
 use crate::{Error, Result};
 

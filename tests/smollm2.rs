@@ -84,7 +84,13 @@ async fn run() {
     let mut ours = vec![];
     for step in 0..steps {
         trainer.step(&passes, options.optim_step(step, steps));
-        ours.push(trainer.metrics(step).await.unwrap().loss);
+        let metrics = trainer.metrics(step).await.unwrap();
+        let norm = train["grad_norm"][step].as_f64().unwrap();
+        println!(
+            "step {step}: loss {} for {}, gradient norm {} for {norm}",
+            metrics.loss, curve[step], metrics.grad_norm
+        );
+        ours.push(metrics.loss);
     }
     ours.push(trainer.gradients(&passes).await.unwrap().0);
     let off = ours.iter().zip(&curve).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);

@@ -4,11 +4,11 @@
 use std::rc::Rc;
 
 use web_lora::Error;
-use web_lora::data::Message;
+
 use web_lora::engine::{Engine, LoraOptions, Prompt};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::DeviceOptions;
-use web_lora::io::{AdapterFile, ByteSource, MemorySource};
+use web_lora::io::{AdapterFile, ByteSource, MemorySource, Message};
 use web_lora::train::TrainOptions;
 
 #[cfg(target_arch = "wasm32")]

@@ -289,7 +289,7 @@ mod tests {
         }
         // SmolLM2's down_proj and its head's width.
         cases.push(case(transposed, DType::Q4_1, 16, 576, 1536, 8, Write::Add));
-        cases.push(case(transposed, DType::Q8_0, 3, 4096, 576, 0, Write::Replace));
+        cases.push(case(transposed, DType::Q8_0, 3, 49152, 576, 0, Write::Replace));
         cases.push(case(transposed, DType::Q4_1, 1, 1536, 576, 8, Write::Replace));
         cases
     }

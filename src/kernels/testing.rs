@@ -12,11 +12,12 @@ pub(crate) struct Tolerance {
 }
 
 impl Tolerance {
-    /// For a sum of `n` products of values of magnitude up to `scale`: f32 rounding errors add up like a random walk,
-    /// each step at most half an ulp of a partial sum, with a factor 8 for the tail.
+    /// For a sum of `n` products of magnitude up to `scale`. Each addition rounds by up to half an ulp of its partial
+    /// sum, and both the partial sums and the errors grow as random walks: the result is off by some n/4 ulps of
+    /// `scale`, with a factor of 4 for the tail and a floor for short sums.
     pub(crate) fn sum(n: usize, scale: f64) -> Self {
         let eps = f64::from(f32::EPSILON);
-        Self { abs: 8.0 * eps * scale * (n as f64).sqrt(), rel: 8.0 * eps }
+        Self { abs: eps * scale * (n as f64).max(8.0 * (n as f64).sqrt()), rel: 8.0 * eps }
     }
 }
 
