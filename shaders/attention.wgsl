@@ -23,11 +23,11 @@ fn sum4(m: mat4x4<f32>) -> vec4<f32> {
     return (m[0] + m[1]) + (m[2] + m[3]);
 }
 
-@compute @workgroup_size(BLOCKS * N_HEADS)
+@compute @workgroup_size(QUERY_THREADS)
 fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
     let kv_head = local_index % N_KV_HEADS;
     let u = (workgroup_id.x * BLOCKS * GROUP + local_index / N_KV_HEADS) * 4u;
-    if (u / GROUP >= n_rows(params.rows)) {
+    if (u / GROUP >= n_rows(params.rows) || local_index >= BLOCKS * N_HEADS) {
         return;
     }
     let queries = queries_from(u, kv_head);

@@ -11,11 +11,11 @@
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read_write> delta: array<vec2<f32>>;
 
-@compute @workgroup_size(N_HEADS, BLOCKS)
+@compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let row = global_id.y;
     let head = global_id.x;
-    if (row >= n_rows(params.rows)) {
+    if (row >= n_rows(params.rows) || head >= N_HEADS) {
         return;
     }
     let at = row * Q_STRIDE + head * HEAD_DIM;

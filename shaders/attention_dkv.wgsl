@@ -47,12 +47,12 @@ fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, deltas: array<vec2<f32>, 4>)
     );
 }
 
-@compute @workgroup_size(BLOCKS * N_KV_HEADS)
+@compute @workgroup_size(KEY_THREADS)
 fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
     let n = n_rows(params.rows);
     let kv_head = local_index % N_KV_HEADS;
     let keys = four_from((workgroup_id.x * BLOCKS + local_index / N_KV_HEADS) * 4u);
-    if (keys.x >= n) {
+    if (keys.x >= n || local_index >= BLOCKS * N_KV_HEADS) {
         return;
     }
     // The last block repeats its last row.

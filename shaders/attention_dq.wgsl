@@ -22,11 +22,11 @@ fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, deltas: vec4<f32>) -> mat4x4
         p[0] * (dp[0] - deltas), p[1] * (dp[1] - deltas), p[2] * (dp[2] - deltas), p[3] * (dp[3] - deltas)));
 }
 
-@compute @workgroup_size(BLOCKS * N_HEADS)
+@compute @workgroup_size(QUERY_THREADS)
 fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
     let kv_head = local_index % N_KV_HEADS;
     let u = (workgroup_id.x * BLOCKS * GROUP + local_index / N_KV_HEADS) * 4u;
-    if (u / GROUP >= n_rows(params.rows)) {
+    if (u / GROUP >= n_rows(params.rows) || local_index >= BLOCKS * N_HEADS) {
         return;
     }
     let queries = queries_from(u, kv_head);

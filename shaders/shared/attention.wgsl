@@ -1,4 +1,4 @@
-// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS.
+// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS, BLOCKS.
 //
 // A "query" is a row of the batch and one of the GROUP query heads that share a key head; query u of a key head is row
 // u / GROUP, head u % GROUP of the group, so that queries of one row lie side by side.
@@ -12,6 +12,11 @@ const Q_STRIDE: u32 = (N_HEADS * HEAD_DIM + 7u) / 8u * 8u;
 const KV_STRIDE: u32 = (N_KV_HEADS * HEAD_DIM + 7u) / 8u * 8u;
 // What a score is that must not count: below any real one, yet finite.
 const MASKED: f32 = -1e30;
+
+// Threads of a workgroup that covers BLOCKS blocks of four rows with a thread for four queries of a key head, or for
+// four keys of one; whole eights, as lavapipe (Mesa 22.3) ends loops early in a half-filled vector of eight.
+const QUERY_THREADS: u32 = (BLOCKS * N_HEADS + 7u) / 8u * 8u;
+const KEY_THREADS: u32 = (BLOCKS * N_KV_HEADS + 7u) / 8u * 8u;
 
 struct Params {
     rows: Rows,

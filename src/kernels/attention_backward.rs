@@ -33,7 +33,7 @@ pub fn attention_dq(
     let kernel = include_str!("../../shaders/attention_delta.wgsl");
     let shader = shape.shader("attention_delta", kernel, blocks, &["out", "d_out"], &[]);
     // One thread for each row and head.
-    let grid = [Extent::Fixed(1), Extent::Rows { rows, per: blocks }, Extent::Fixed(1)];
+    let grid = [Extent::cover(shape.n_heads as u32, 8), Extent::Rows { rows, per: 8 }, Extent::Fixed(1)];
     let bindings = [tokens, out.slice, d_out.slice, lse, delta];
     rec.dispatch(label, &shader, &bindings, &params, grid, (rows, 2 * q.width as u64));
 

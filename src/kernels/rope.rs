@@ -42,7 +42,7 @@ pub fn rope(
     head_dim: usize,
     inverse: bool,
 ) {
-    assert!(head_dim % 2 == 0 && x.width == n_heads * head_dim, "{label}: {n_heads} heads of {head_dim}");
+    assert!(head_dim.is_multiple_of(2) && x.width == n_heads * head_dim, "{label}: {n_heads} heads of {head_dim}");
     let kernel = include_str!("../../shaders/rope.wgsl");
     let shader = Shader::new("rope", &[], &[include_str!("../../shaders/shared/token.wgsl"), kernel]);
     let params = RopeParams::new(n_heads, head_dim, inverse);
