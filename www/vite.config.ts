@@ -1,5 +1,6 @@
 /** Builds the page into site/ and serves it, with the models of ../.cache/models under /models/. */
 
+import { fileURLToPath } from 'node:url';
 import sirv from 'sirv';
 import { defineConfig, type Plugin } from 'vite';
 
@@ -20,10 +21,12 @@ const CONTENT_SECURITY_POLICY = [
   "form-action 'none'",
 ].join('; ');
 
+// `dev` makes it look at the folder anew on each request: the model may come after the server.
+const serveModels = sirv(fileURLToPath(new URL('../.cache/models', import.meta.url)), { dev: true });
 const models: Plugin = {
   name: 'models',
-  configureServer: (server) => void server.middlewares.use('/models', sirv('../.cache/models', { dev: true })),
-  configurePreviewServer: (server) => void server.middlewares.use('/models', sirv('../.cache/models', { dev: true })),
+  configureServer: ({ middlewares }) => void middlewares.use('/models', serveModels),
+  configurePreviewServer: ({ middlewares }) => void middlewares.use('/models', serveModels),
 };
 
 const policy: Plugin = {

@@ -6,12 +6,15 @@
 import {
   createEngine,
   WebLoraError,
+  type AdapterFiles,
   type AdapterInfo,
   type DatasetReport,
   type Engine,
+  type ErrorCode,
   type LoadDatasetOptions,
   type ModelInfo,
   type ModelSource,
+  type Progress,
 } from 'web-lora';
 
 /** What the engine is busy with. */
@@ -29,6 +32,8 @@ export interface State {
   busy: Task | undefined;
   /** Why there is no engine, or no longer one. */
   trouble: WebLoraError | undefined;
+  /** How far a model is that is being loaded. */
+  loading: Progress | undefined;
   model: ModelInfo | undefined;
   modelSource: ModelSource | undefined;
   dataset: DatasetReport | undefined;
@@ -38,17 +43,19 @@ export interface State {
   lastLoss: number | undefined;
 }
 
-/** Errors after which only a new engine helps. */
-const FATAL = ['no_webgpu', 'no_adapter', 'device_lost', 'crashed'];
+/** Errors after which only a new engine helps: what a GPU has failed at once, it is not asked again. */
+const FATAL: readonly ErrorCode[] = ['no_webgpu', 'no_adapter', 'device_lost', 'out_of_memory', 'gpu', 'crashed'];
 
 /** The page's state and its listeners. */
 export class App {
   readonly #dataSettings: () => LoadDatasetOptions;
   #readWith: string | undefined;
+  #kept: AdapterFiles | undefined;
   readonly state: State = {
     engine: undefined,
     busy: undefined,
     trouble: undefined,
+    loading: undefined,
     model: undefined,
     modelSource: undefined,
     dataset: undefined,
@@ -80,6 +87,20 @@ export class App {
     throw this.state.trouble ?? new WebLoraError({ code: 'not_ready', message: 'The engine is still starting.' });
   }
 
+  /** Loads a model in the place of the one before, and reads the examples again with its tokenizer. */
+  async loadModel(source: ModelSource, signal?: AbortSignal): Promise<void> {
+    const onProgress = (loading: Progress) => this.update({ loading });
+    const nothing = { model: undefined, modelSource: undefined, dataset: undefined, adapter: undefined };
+    this.update({ ...nothing, loading: { phase: 'open', loaded: 0, total: 1 } });
+    try {
+      const model = await this.engine.loadModel(source, signal ? { onProgress, signal } : { onProgress });
+      this.update({ model, modelSource: source });
+    } finally {
+      this.update({ loading: undefined });
+    }
+    await this.refreshExamples();
+  }
+
   /** Reads examples into the engine. */
   async readExamples(source: DataSource): Promise<void> {
     const settings = this.#dataSettings();
@@ -93,6 +114,11 @@ export class App {
     const { dataSource, dataset } = this.state;
     const fresh = dataset && this.#readWith === JSON.stringify(this.#dataSettings());
     if (dataSource && !fresh) await this.readExamples(dataSource);
+  }
+
+  /** The newest copy of a trained or loaded adapter, whatever has become of the engine that it was made in. */
+  get lastAdapter(): AdapterFiles | undefined {
+    return this.state.engine?.lastAdapter ?? this.#kept;
   }
 
   /**
@@ -116,21 +142,16 @@ export class App {
   /** Starts an engine, or starts again after a failure: with the model, examples and adapter that there were. */
   async start(): Promise<void> {
     const { engine: before, modelSource } = this.state;
-    const adapter = before?.lastAdapter;
-    before?.dispose();
-    const trouble = (error: WebLoraError) => this.update({ trouble: error });
-    await this.run(
-      'engine',
-      async () => {
-        const engine = await createEngine();
-        this.update({ engine, trouble: undefined, model: undefined, dataset: undefined, adapter: undefined });
-        if (!modelSource) return;
-        this.update({ model: await engine.loadModel(modelSource) });
-        await this.refreshExamples();
-        if (adapter) this.update({ adapter: await engine.loadAdapter(adapter) });
-      },
-      trouble,
-    );
+    const files = this.lastAdapter;
+    this.#kept = files;
+    const restart = async () => {
+      before?.dispose();
+      const engine = await createEngine();
+      this.update({ engine, trouble: undefined, model: undefined, dataset: undefined, adapter: undefined });
+      if (modelSource) await this.loadModel(modelSource);
+      if (files) this.update({ adapter: await engine.loadAdapter(files) });
+    };
+    await this.run('engine', restart, (trouble) => this.update({ trouble }));
   }
 }
 

@@ -9,6 +9,7 @@ import { formatCount, formatPlural } from './format.js';
 const SAMPLE = { name: 'pirate.jsonl', url: 'samples/pirate.jsonl' };
 /** Faulty lines shown one by one; of more only the number is. */
 const SHOWN_ERRORS = 8;
+const SHOWN_EXAMPLES = 3;
 
 /** Wires step 2. */
 export function dataStep(app: App): void {
@@ -90,7 +91,7 @@ function drawReport(dataset: DatasetReport): void {
   byId('data-skipped-lines').replaceChildren(...lines);
 
   byId('data-preview').replaceChildren(
-    ...dataset.preview.map(({ pieces }) => {
+    ...dataset.preview.slice(0, SHOWN_EXAMPLES).map(({ pieces }) => {
       const parts = pieces.map(({ text, supervised }) =>
         supervised ? element('mark', { text }) : document.createTextNode(text),
       );

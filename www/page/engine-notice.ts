@@ -12,6 +12,9 @@ const ADVICE: Partial<Record<ErrorCode, string>> = {
     'Switch on hardware acceleration in the browser’s settings and update the graphics driver. On Linux, Chrome may need chrome://flags/#enable-unsafe-webgpu.',
   device_lost:
     'The browser or the driver took the GPU away, as happens after sleep, a driver update or a step that took too long. Start again with a smaller batch or shorter examples if it comes back.',
+  out_of_memory:
+    'Start again with a smaller batch, a shorter maximum length, a lower rank or a smaller model, and close other tabs that use the GPU.',
+  gpu: 'This is a fault of ours or of the graphics driver. Start again; if it comes back, please report it.',
   crashed: 'This is a fault of ours, not of your files. Start again; if it comes back, please report it.',
 };
 
@@ -35,9 +38,15 @@ export function engineNotice(app: App): void {
     showText(byId('device-note'), gpu?.software ? SOFTWARE_NOTE : undefined);
 
     const box = byId('trouble');
-    if (trouble) byId('trouble-text').textContent = `${trouble.message} ${ADVICE[trouble.code] ?? ''}`.trim();
+    if (trouble) byId('trouble-text').textContent = `${sentence(trouble.message)}\n${ADVICE[trouble.code] ?? ''}`.trim();
     box.hidden = !trouble;
     restart.disabled = busy !== undefined;
-    byId('trouble-download').hidden = !engine?.lastAdapter;
+    byId('trouble-download').hidden = !app.lastAdapter;
   });
+}
+
+/** The engine's messages begin small and end without a stop, to be parts of longer ones. */
+function sentence(message: string): string {
+  const capital = message.charAt(0).toUpperCase() + message.slice(1);
+  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }

@@ -1,7 +1,7 @@
 /** The adapter on its way out, as a zip, and back in. */
 
 import { packAdapter, type AdapterCard, type AdapterFiles } from 'web-lora';
-import type { App, State } from './app.js';
+import { toError, type App, type State } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
 import { formatCount, formatLoss, formatShort } from './format.js';
@@ -11,6 +11,7 @@ export function keepStep(app: App): void {
   const error = byId('keep-error');
   const name = byId<HTMLInputElement>('keep-name');
   let named = '';
+  let card: Omit<AdapterCard, 'name'> = { baseModel: 'unknown' };
 
   const open = (files: File[]) => {
     showText(error, undefined);
@@ -31,29 +32,39 @@ export function keepStep(app: App): void {
 
   const download = (files: AdapterFiles) => {
     const title = name.value.trim() || 'adapter';
-    saveAs(packAdapter(files, cardOf(title, app.state)), `${fileName(title)}.zip`);
+    saveAs(packAdapter(files, { name: title, ...card }), `${fileName(title)}.zip`);
   };
-  byId('keep-form').addEventListener('submit', (event) => {
+  /** The engine's adapter, or the last one that there was, which outlives model and engine. */
+  const current = async () => {
+    const { adapter, trouble } = app.state;
+    if (adapter && !trouble) return app.engine.saveAdapter();
+    return app.lastAdapter;
+  };
+  byId('keep-form').addEventListener('submit', async (event) => {
     event.preventDefault();
-    void app.run(
-      'adapter',
-      async () => download(await app.engine.saveAdapter()),
-      (failure) => showText(error, failure.message),
-    );
+    showText(error, undefined);
+    try {
+      const files = await current();
+      if (files) download(files);
+    } catch (thrown) {
+      showText(error, toError(thrown).message);
+    }
   });
   byId('trouble-download').addEventListener('click', () => {
-    const files = app.state.engine?.lastAdapter;
-    if (files) download(files);
+    if (app.lastAdapter) download(app.lastAdapter);
   });
 
   app.onChange((state) => {
     const { adapter, model, dataset, busy, trouble } = state;
-    byId('keep-form').hidden = !adapter;
-    byId('keep-empty').hidden = adapter !== undefined;
-    for (const button of byId('keep-step').querySelectorAll('button')) {
+    const kept = adapter !== undefined || app.lastAdapter !== undefined;
+    byId('keep-step').toggleAttribute('data-locked', !model && !kept);
+    byId('keep-form').hidden = !kept;
+    byId<HTMLButtonElement>('keep-download').disabled = busy !== undefined;
+    for (const button of byId('keep-drop').querySelectorAll('button')) {
       button.disabled = busy !== undefined || !model || trouble !== undefined;
     }
     if (!adapter) return;
+    card = cardOf(state);
     showFacts(byId('keep-facts'), {
       Rank: `${adapter.r}, alpha ${adapter.loraAlpha}`,
       Parameters: `${formatShort(adapter.parameters)}, ${((100 * adapter.parameters) / adapter.baseParameters).toFixed(1)} %`,
@@ -67,7 +78,7 @@ export function keepStep(app: App): void {
   });
 }
 
-function cardOf(name: string, { model, dataset, adapter, lastLoss }: State): AdapterCard {
+function cardOf({ model, dataset, adapter, lastLoss }: State): Omit<AdapterCard, 'name'> {
   const facts: Record<string, string> = {};
   if (adapter) {
     facts['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}`;
@@ -76,7 +87,7 @@ function cardOf(name: string, { model, dataset, adapter, lastLoss }: State): Ada
   }
   if (dataset) facts['Examples'] = `${formatCount(dataset.examples)}, from ${dataset.file}`;
   if (lastLoss !== undefined) facts['Loss at the end'] = formatLoss(lastLoss);
-  return { name, baseModel: model?.name ?? 'unknown', facts };
+  return { baseModel: model?.name ?? 'unknown', facts };
 }
 
 function fileName(text: string): string {

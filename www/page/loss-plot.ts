@@ -1,12 +1,12 @@
-/** The live plot of the loss: each step faintly, and a running mean that shows where it goes. */
+/** The live plot of the loss: each step faintly, and a trailing mean that shows where it goes. */
 
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 import { formatLoss } from './format.js';
 
 const HEIGHT = 220;
-/** Weight of the newest loss in the running mean. */
-const MEAN_WEIGHT = 0.25;
+/** The mean goes over this part of the training; where that is a step or less, it is the loss itself. */
+const MEAN_SPAN = 1 / 15;
 
 /** One plot in `box`, cleared for each training. */
 export class LossPlot {
@@ -35,10 +35,10 @@ export class LossPlot {
 
   /** Adds a step. */
   add(step: number, loss: number): void {
-    const before = this.#means.at(-1) ?? loss;
     this.#steps.push(step);
     this.#losses.push(loss);
-    this.#means.push(before + MEAN_WEIGHT * (loss - before));
+    const span = this.#losses.slice(-Math.max(1, Math.round(this.#total * MEAN_SPAN)));
+    this.#means.push(span.reduce((sum, value) => sum + value, 0) / span.length);
     this.#plot?.setData(this.#data());
     this.#label();
   }
@@ -72,7 +72,8 @@ export class LossPlot {
       grid: { stroke: colour('--line'), width: 1 },
       ticks: { show: false },
     };
-    const few = this.#total <= 40;
+    // Few steps are told apart, many are a line.
+    const few = this.#total <= 20;
     this.#plot = new uPlot(
       {
         ...this.#size(),
@@ -85,15 +86,11 @@ export class LossPlot {
         },
         series: [
           {},
-          {
-            stroke: colour('--accent-faint'),
-            width: 1.5,
-            points: { show: few, size: 5, fill: colour('--accent-faint') },
-          },
-          { stroke: colour('--accent'), width: 2.5, points: { show: false } },
+          { stroke: colour('--accent-faint'), width: 1.5, points: { show: false } },
+          { stroke: colour('--accent'), width: 2.5, points: { show: few, size: 6, fill: colour('--accent') } },
         ],
         axes: [
-          { ...axis, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
+          { ...axis, size: 28, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
           { ...axis, size: 44 },
         ],
       },

@@ -27,24 +27,19 @@ export function modelStep(app: App): void {
 
   const load = (source: ModelSource) => {
     showText(error, undefined);
-    byId('model-loading-text').textContent = PHASES.open;
-    bar.value = 0;
+    changing = false;
     abort = new AbortController();
     const { signal } = abort;
     void app.run(
       'model',
       async () => {
-        app.update({ model: undefined, modelSource: undefined, dataset: undefined, adapter: undefined });
-        const model = await app.engine.loadModel(source, { signal, onProgress });
-        changing = false;
-        app.update({ model, modelSource: source });
-        announce(`${model.name} is loaded.`);
-        await app.refreshExamples();
+        await app.loadModel(source, signal);
+        announce('The model is loaded.');
       },
       (failure: WebLoraError) => showText(error, failure.message),
     );
   };
-  const onProgress = ({ phase, loaded, total }: Progress) => {
+  const drawProgress = ({ phase, loaded, total }: Progress) => {
     const size = phase === 'weights' ? `: ${formatBytes(loaded)} of ${formatBytes(total)}` : '';
     byId('model-loading-text').textContent = PHASES[phase] + size;
     bar.value = total > 0 ? loaded / total : 0;
@@ -71,12 +66,12 @@ export function modelStep(app: App): void {
     else showText(error, 'That is not an address. It should begin with https://');
   });
 
-  app.onChange(({ model, busy, engine, trouble }) => {
-    const loading = busy === 'model';
+  app.onChange(({ model, busy, engine, trouble, loading }) => {
     const ready = model !== undefined && !changing && !loading;
     byId('model-loading').hidden = !loading;
+    if (loading) drawProgress(loading);
     byId('model-ready').hidden = !ready;
-    byId('model-choices').hidden = loading || ready;
+    byId('model-choices').hidden = loading !== undefined || ready;
     for (const button of byId('model-choices').querySelectorAll('button')) {
       button.disabled = busy !== undefined || !engine || trouble !== undefined;
     }

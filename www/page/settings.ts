@@ -103,7 +103,8 @@ export class Settings {
     this.#fold.open = true;
     input.setAttribute('aria-invalid', 'true');
     const value = error.value === 'NaN' ? 'not a number' : error.value;
-    showText(byId(`${input.id}-error`), `This is ${value}; allowed is ${error.allowed}.`);
+    const label = input.closest('.field')?.querySelector('label, legend')?.textContent;
+    showText(byId(`${input.id}-error`), `${label} is ${value}; allowed is ${error.allowed}.`);
     input.focus();
     return true;
   }

@@ -19,16 +19,15 @@ export function trainStep(app: App, settings: Settings): void {
   let abort = new AbortController();
 
   const train = async () => {
-    const { signal } = abort;
     await app.refreshExamples();
-    if (!goOn.checked || !app.state.adapter) app.update({ adapter: await app.engine.newAdapter(settings.adapter) });
+    if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
     const begun = performance.now();
     const result = await app.engine.train(settings.training, {
-      signal,
+      signal: abort.signal,
       onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
       onPlan: ({ steps }) => {
         status.textContent = `Step 1 of ${steps}: the first one takes longest`;
@@ -43,12 +42,24 @@ export function trainStep(app: App, settings: Settings): void {
         app.state.lastLoss = step.loss;
       },
     });
-    const adapter = await app.engine.adapterInfo();
     const took = formatDuration((performance.now() - begun) / 1000);
     status.textContent = `${result.stopped === 'end' ? 'Done' : 'Stopped'} after ${formatPlural(result.steps, 'step')} and ${took}`;
     goOn.checked = false;
-    app.update({ adapter });
+    app.update({ adapter: await app.engine.adapterInfo() });
     announce(`${status.textContent}. You can compare the answers now.`);
+  };
+
+  /** What was learned until a failure stays; where that is nothing, the adapter from before comes back. */
+  const afterFailure = async (failure: unknown) => {
+    status.textContent = 'Not finished';
+    const { engine } = app;
+    const adapter = await engine.adapterInfo();
+    if (adapter && adapter.trainedSteps > 0) app.update({ adapter });
+    else {
+      byId('train-progress').hidden = true;
+      if (app.state.adapter && app.lastAdapter) await engine.loadAdapter(app.lastAdapter);
+    }
+    throw failure;
   };
 
   byId('train-form').addEventListener('submit', (event) => {
@@ -56,14 +67,13 @@ export function trainStep(app: App, settings: Settings): void {
     showText(error, undefined);
     settings.showError(undefined);
     abort = new AbortController();
-    status.textContent = '';
-    const work = train().catch((failure) => {
-      status.textContent = 'Not finished';
-      throw failure;
-    });
-    void app.run('train', () => work, (failure: WebLoraError) => {
-      if (!settings.showError(failure)) showText(error, withAdvice(failure));
-    });
+    void app.run(
+      'train',
+      () => train().catch(afterFailure),
+      (failure: WebLoraError) => {
+        if (!settings.showError(failure)) showText(error, failure.message);
+      },
+    );
   });
   stop.addEventListener('click', () => {
     abort.abort();
@@ -106,10 +116,4 @@ function rowOf(step: TrainStep): HTMLElement {
     step.secondsLeft === undefined ? '' : formatDuration(step.secondsLeft),
   ];
   return element('tr', {}, ...cells.map((text) => element('td', { text })));
-}
-
-/** An error of the whole training, with what to change. */
-export function withAdvice(error: WebLoraError): string {
-  if (error.code !== 'out_of_memory') return error.message;
-  return `${error.message}. Try a smaller batch, a shorter maximum length, a lower rank or a smaller model.`;
 }

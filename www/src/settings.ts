@@ -7,7 +7,6 @@ import { WebLoraError } from './errors.js';
 
 const WHOLE_NUMBERS = new Set([
   'steps',
-  'epochs',
   'batchSize',
   'tokensPerPass',
   'warmupSteps',
