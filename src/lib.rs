@@ -1,4 +1,88 @@
-//! web-lora.
+//! web-lora fine-tunes small language models in a browser tab: a frozen base model runs forward and backward on
+//! WebGPU compute shaders, LoRA factors are trained on it, and the adapter comes out as PEFT's two files. The same
+//! crate runs natively over Vulkan, which is where most of its tests run.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! files            GGUF, or config.json + model.safetensors + tokenizer.json     io::ByteSource
+//!   └─ io          parse and check: plain structs out                            io::Checkpoint, io::Tokenizer
+//!   └─ data        record → template → tokens → which are supervised → packs     data::Dataset
+//!   └─ model       one file for each model_type: forward and backward lists      model::Architecture
+//!   └─ layers      forward and backward side by side; linear.rs alone knows      layers::Linear
+//!                  a frozen weight AND its LoRA pair
+//!   └─ kernels     one .rs for each shaders/*.wgsl, with an f64 reference        kernels::matmul, …
+//!   └─ gpu         recording (plain data) → plan (memory, bind groups) → replay  gpu::Recording, gpu::Plan
+//! lora             all factors in one arena, PEFT's names and initialisation     lora::Adapter
+//! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
+//! engine           the one object users drive                                    engine::Engine
+//! web              its JavaScript face (wasm only)                               web::Engine
+//! ```
+//!
+//! Arrows point down only.
+//!
+//! # Decisions
+//!
+//! **A step is recorded once and replayed.** Architecture code appends dispatches, clears and copies over virtual
+//! buffers to a [`gpu::Recording`]. A [`gpu::Plan`] gives each transient buffer a slot by its first and last use,
+//! compiles each distinct shader once and makes every bind group; a replay then writes one small uniform
+//! ([`gpu::Step`]), encodes and submits. What changes from step to step (how many tokens, how many targets, learning
+//! rate, adapter strength) is in that uniform, so one recording serves every batch. Submits are cut by floating-point
+//! operations so that none comes near a watchdog; after the first step the cut follows the measured rate.
+//!
+//! **A step is one flat row of tokens.** There is no batch axis and no padding: examples are packed end to end, each
+//! token carries its position and its segment, attention stays inside the segment. The loss is the mean over every
+//! supervised token of the whole optimiser step, however many passes it takes.
+//!
+//! **Matrices have padded rows.** Rows lie a multiple of eight columns apart and the columns past the width are zero:
+//! whoever writes a matrix writes those too. Row capacities are multiples of sixteen, and rows past the step's count
+//! are computed but never read by another row. So no inner loop asks where a row ends, and any width works.
+//!
+//! **Forward and backward are written out.** The graph is fixed and the base frozen. A layer's forward returns a
+//! `Saved` with what its backward reads. Nothing of the size of a weight is formed, and nothing is computed below the
+//! lowest adapted module.
+//!
+//! **Frozen weights stay as the file has them.** Block types are repacked once (scales apart, eight columns to aligned
+//! words) and dequantised where a product loads them, in both directions. Q4_0 and Q4_1 share a layout, as do Q5_0 and
+//! Q5_1: the zero point becomes a minimum, exactly. llama.cpp's row order of q and k is undone while loading, so an
+//! adapter trained on a GGUF fits the original model. A weight over the binding limit is cut into parts.
+//!
+//! **LoRA is part of the linear.** `y = x Wᵀ + s (x Aᵀ) Bᵀ` is one product whose sum runs on for `r` more terms, and so
+//! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform.
+//!
+//! **The head works where it is needed**: rows with a target are gathered, and logits, loss and gradient exist for a
+//! chunk of them at a time.
+//!
+//! **Same seed, same device, same bits.** No float atomics, reductions in a fixed order, random numbers a function of
+//! seed and position. Kernels use their own `exp` and `log` where WGSL's are too coarse.
+//!
+//! # Invariants
+//!
+//! - Nothing in `gpu` knows what a transformer is; nothing outside `gpu` names a wgpu type.
+//! - `web` is the only module that knows JavaScript.
+//! - `io` and `data` know no GPU and no network; a [`io::ByteSource`] gives them bytes. No file is whole in memory, and
+//!   a count in a file is checked against the bytes that are left before it is believed.
+//! - The base is never written and has no gradients; B and A are the only trained memory.
+//! - Everything works at WebGPU's default limits with no optional feature.
+//! - No panic on anything a user can supply: [`Error`] says what to do.
+//!
+//! # What is not here yet
+//!
+//! Kernel variants chosen per device (workgroup tiles, f16, subgroups), recomputing activations under a memory budget,
+//! checkpoints of a run, architectures besides llama, sharded safetensors.
+
+pub mod data;
+pub mod engine;
 pub mod error;
+pub mod generate;
 pub mod gpu;
+pub mod io;
+pub mod kernels;
+pub mod layers;
+pub mod lora;
+pub mod model;
+pub mod train;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
+
 pub use error::{Error, Result};

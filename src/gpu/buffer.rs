@@ -1,5 +1,6 @@
 //! Persistent GPU memory: weights, the adapter arena, batches. Transient memory belongs to a [`super::Plan`].
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::Gpu;
@@ -13,9 +14,19 @@ pub struct Buffer {
 
 #[derive(Debug)]
 pub(super) struct Inner {
+    /// The device's count of bytes allocated.
+    allocated: Rc<Cell<u64>>,
     pub(super) label: String,
     pub(super) size_bytes: u64,
     pub(super) wgpu: wgpu::Buffer,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A browser would keep the memory until its garbage collector runs.
+        self.wgpu.destroy();
+        self.allocated.set(self.allocated.get() - self.size_bytes);
+    }
 }
 
 impl Buffer {
@@ -51,8 +62,10 @@ impl Buffer {
             usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
-        gpu.count_bytes(size_bytes);
-        Ok(Self { inner: Rc::new(Inner { label: label.to_owned(), size_bytes, wgpu }) })
+        gpu.allocated.set(gpu.allocated.get() + size_bytes);
+        Ok(Self {
+            inner: Rc::new(Inner { allocated: gpu.allocated.clone(), label: label.to_owned(), size_bytes, wgpu }),
+        })
     }
 
     /// Bytes allocated.
@@ -68,6 +81,13 @@ impl Buffer {
     /// Writes `data` at `offset_bytes`; both must be multiples of 4. Ordered before the next submit.
     pub fn write(&self, gpu: &Gpu, offset_bytes: u64, data: &[u8]) {
         gpu.queue.write_buffer(&self.inner.wgpu, offset_bytes, data);
+    }
+
+    /// Fills the whole buffer with zeros.
+    pub fn clear(&self, gpu: &Gpu) {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        encoder.clear_buffer(&self.inner.wgpu, 0, None);
+        gpu.queue.submit([encoder.finish()]);
     }
 
     /// Copies the whole buffer back. Waits for all work submitted so far.

@@ -41,7 +41,7 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     info: DeviceInfo,
     failure: Failure,
-    allocated_bytes: Cell<u64>,
+    pub(super) allocated: Rc<Cell<u64>>,
     pub(super) pipelines: RefCell<HashMap<Rc<str>, Rc<Pipeline>>>,
 }
 
@@ -98,7 +98,7 @@ impl Gpu {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
         };
-        Ok(Self { device, queue, info, failure, allocated_bytes: Cell::new(0), pipelines: RefCell::default() })
+        Ok(Self { device, queue, info, failure, allocated: Rc::default(), pipelines: RefCell::default() })
     }
 
     /// What was found.
@@ -114,13 +114,9 @@ impl Gpu {
         }
     }
 
-    /// Bytes of all buffers created so far through this device and still counted.
+    /// Bytes of all buffers there are on this device.
     pub fn allocated_bytes(&self) -> u64 {
-        self.allocated_bytes.get()
-    }
-
-    pub(super) fn count_bytes(&self, bytes: u64) {
-        self.allocated_bytes.set(self.allocated_bytes.get() + bytes);
+        self.allocated.get()
     }
 
     /// Waits for all submitted work where the platform lets us; in a browser callbacks come by themselves.

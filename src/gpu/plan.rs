@@ -17,12 +17,11 @@ const UNIFORM_ALIGN: usize = 256;
 pub struct Plan {
     step: Buffer,
     entries: Vec<Entry>,
-    slots: Vec<Buffer>,
+    /// All that bind groups refer to: a buffer's memory goes when its last handle does.
+    _resources: Vec<Buffer>,
     transient_bytes: u64,
     /// Floating-point operations between two submits.
     slice_flops: std::cell::Cell<u64>,
-    // Bind groups refer to it.
-    _params: Buffer,
 }
 
 enum Entry {
@@ -159,19 +158,28 @@ impl Plan {
             progress(at + 1, recording.commands.len());
         }
         gpu.check()?;
+        let external = recording.buffers.iter().filter_map(|v| match &v.place {
+            Place::External(buffer) => Some(buffer.clone()),
+            Place::Transient { .. } => None,
+        });
+        let resources = external.chain(slots).chain([params_buffer]).collect();
         Ok(Self {
             step: recording.step.clone(),
             entries,
             transient_bytes: sizes.iter().sum(),
-            slots,
+            _resources: resources,
             slice_flops: std::cell::Cell::new(FIRST_SLICE_FLOPS),
-            _params: params_buffer,
         })
     }
 
     /// Bytes allocated for transient buffers.
     pub fn transient_bytes(&self) -> u64 {
         self.transient_bytes
+    }
+
+    /// Kernels in it.
+    pub fn n_dispatches(&self) -> usize {
+        self.entries.iter().filter(|entry| matches!(entry, Entry::Dispatch { .. })).count()
     }
 
     /// Sets how much work one submit may hold, from a measured rate.

@@ -163,15 +163,16 @@ pub enum Command {
 /// A flat list of commands over virtual buffers.
 pub struct Recording {
     pub(super) step: Buffer,
+    max_tokens: u32,
     pub(super) buffers: Vec<Virtual>,
     pub(super) commands: Vec<Command>,
     scope: Vec<String>,
 }
 
 impl Recording {
-    /// An empty recording whose kernels read `step`, a uniform buffer holding a [`Step`].
-    pub fn new(step: &Buffer) -> Self {
-        Self { step: step.clone(), buffers: vec![], commands: vec![], scope: vec![] }
+    /// An empty recording whose kernels read `step`, a uniform buffer holding a [`Step`] of up to `max_tokens` tokens.
+    pub fn new(step: &Buffer, max_tokens: usize) -> Self {
+        Self { step: step.clone(), max_tokens: max_tokens as u32, buffers: vec![], commands: vec![], scope: vec![] }
     }
 
     /// The list so far.
@@ -179,9 +180,9 @@ impl Recording {
         &self.commands
     }
 
-    /// How many kernels run.
-    pub fn n_dispatches(&self) -> usize {
-        self.commands.iter().filter(|c| matches!(c, Command::Dispatch { .. })).count()
+    /// The most rows there can be in a step: what buffers must hold, and which kernel suits.
+    pub fn capacity(&self, rows: Rows) -> usize {
+        if rows.of_targets == 0 { self.max_tokens as usize } else { rows.capacity as usize }
     }
 
     /// Floating-point operations of the kernels that state them, for one step.

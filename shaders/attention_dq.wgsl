@@ -1,0 +1,97 @@
+// dq[t, h] = scale · Σ_j ds_j k[j],  ds_j = p_j (d_out[t, h] · v[j] - delta[t, h]),  p_j = exp(scale · q · k[j] - lse).
+// arXiv 2205.14135, algorithm 4.
+//
+// A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
+// A workgroup covers 4 * BLOCKS rows.
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> tokens: array<Token>;
+// [n_tokens, N_HEADS * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;
+// [key rows, N_KV_HEADS * HEAD_DIM]
+@group(0) @binding(4) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> v: array<vec4<f32>>;
+// (lse, delta), [n_tokens, N_HEADS]
+@group(0) @binding(6) var<storage, read> delta: array<vec2<f32>>;
+// As q.
+@group(0) @binding(7) var<storage, read> d_out: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> dq: array<f32>;
+
+// Columns are keys, rows are queries; of the result, columns are queries.
+fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, deltas: vec4<f32>) -> mat4x4<f32> {
+    return transpose(mat4x4<f32>(
+        p[0] * (dp[0] - deltas), p[1] * (dp[1] - deltas), p[2] * (dp[2] - deltas), p[3] * (dp[3] - deltas)));
+}
+
+@compute @workgroup_size(BLOCKS * N_HEADS)
+fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
+    let kv_head = local_index % N_KV_HEADS;
+    let u = (workgroup_id.x * BLOCKS * GROUP + local_index / N_KV_HEADS) * 4u;
+    if (u / GROUP >= n_rows(params.rows)) {
+        return;
+    }
+    let queries = queries_from(u, kv_head);
+    let last = max_of(queries.last);
+    var lses: vec4<f32>;
+    var deltas: vec4<f32>;
+    for (var i = 0u; i < 4u; i += 1u) {
+        let pair = delta[queries.rows[i] * N_HEADS + queries.heads[i]];
+        lses[i] = pair.x;
+        deltas[i] = pair.y;
+    }
+
+    // Columns are queries.
+    var sums: array<mat4x4<f32>, HEAD_VEC4S>;
+    for (var key = min_of(queries.first); key <= last; key += 16u) {
+        let k0 = keys_from(key, last, kv_head);
+        let k1 = keys_from(key + 4u, last, kv_head);
+        let k2 = keys_from(key + 8u, last, kv_head);
+        let k3 = keys_from(key + 12u, last, kv_head);
+        // Scores and then weights; columns are keys, rows are queries.
+        var p0 = mat4x4<f32>();
+        var p1 = mat4x4<f32>();
+        var p2 = mat4x4<f32>();
+        var p3 = mat4x4<f32>();
+        for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
+            let four = transpose(load_four_q(queries.at, d));
+            p0 += four * load_four_k(k0, d);
+            p1 += four * load_four_k(k1, d);
+            p2 += four * load_four_k(k2, d);
+            p3 += four * load_four_k(k3, d);
+        }
+        p0 = weights(mask(p0 * params.scale, key, queries.first, queries.last), lses);
+        p1 = weights(mask(p1 * params.scale, key + 4u, queries.first, queries.last), lses);
+        p2 = weights(mask(p2 * params.scale, key + 8u, queries.first, queries.last), lses);
+        p3 = weights(mask(p3 * params.scale, key + 12u, queries.first, queries.last), lses);
+        // Gradients of weights.
+        var g0 = mat4x4<f32>();
+        var g1 = mat4x4<f32>();
+        var g2 = mat4x4<f32>();
+        var g3 = mat4x4<f32>();
+        for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
+            let four = transpose(load_four_d_out(queries.at, d));
+            g0 += four * load_four_v(k0, d);
+            g1 += four * load_four_v(k1, d);
+            g2 += four * load_four_v(k2, d);
+            g3 += four * load_four_v(k3, d);
+        }
+        g0 = score_gradients(p0, g0, deltas);
+        g1 = score_gradients(p1, g1, deltas);
+        g2 = score_gradients(p2, g2, deltas);
+        g3 = score_gradients(p3, g3, deltas);
+        for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
+            sums[d] += load_four_k(k0, d) * g0
+                + load_four_k(k1, d) * g1
+                + load_four_k(k2, d) * g2
+                + load_four_k(k3, d) * g3;
+        }
+    }
+
+    for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
+        store_four_dq(queries.at, d, sums[d] * params.scale, queries.is_real);
+    }
+    for (var i = 0u; i < 4u; i += 1u) {
+        if (queries.is_real[i] && queries.heads[i] == N_HEADS - 1u) {
+            store_pad_dq(queries.rows[i], N_HEADS * HEAD_DIM, Q_STRIDE);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+// y[t, :] = w[tokens[t].id - first, :] for the tokens whose id lies in this part of the table, w in any weight format.
+//
+// One thread copies eight columns: columns along x, rows along y.
+struct Params {
+    rows: Rows,
+    // Rows of this part of the table.
+    n: u32,
+    // Groups of eight columns in a row.
+    k8: u32,
+    // Id of the part's first row.
+    first: u32,
+    _pad: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> tokens: array<Token>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
+    let k8 = global_id.x;
+    let row = global_id.y;
+    if (k8 >= params.k8 || row >= n_rows(params.rows)) {
+        return;
+    }
+    let id = tokens[row].id;
+    if (id < params.first || id >= params.first + params.n) {
+        return;
+    }
+    let pair = weight_pair(id - params.first, k8);
+    let at = (row * params.k8 + k8) * 2u;
+    y[at] = pair.lo;
+    y[at + 1u] = pair.hi;
+}

@@ -1,0 +1,36 @@
+// y[t, c] = x[t, c] · rstd[t] · weight[c],  rstd[t] = 1 / sqrt(mean_c x[t, c]² + eps).   arXiv 1910.07467
+//
+// One thread a row; f32 sums, four interleaved partial sums a row.
+struct Params {
+    rows: Rows,
+    width: u32,
+    // vec4s from one row to the next.
+    stride4: u32,
+    eps: f32,
+    _pad: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> rstd: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
+    let row = global_id.x;
+    if (row >= n_rows(params.rows)) {
+        return;
+    }
+    let start = row * params.stride4;
+    var squares = vec4<f32>(0.0);
+    for (var c = 0u; c < params.stride4; c += 1u) {
+        let v = x[start + c];
+        squares += v * v;
+    }
+    let sum = squares.x + squares.y + squares.z + squares.w;
+    let r = 1.0 / sqrt(sum / f32(params.width) + params.eps);
+    rstd[row] = r;
+    for (var c = 0u; c < params.stride4; c += 1u) {
+        y[start + c] = x[start + c] * r * weight[c];
+    }
+}

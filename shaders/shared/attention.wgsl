@@ -1,0 +1,98 @@
+// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS.
+//
+// A "query" is a row of the batch and one of the GROUP query heads that share a key head; query u of a key head is row
+// u / GROUP, head u % GROUP of the group, so that queries of one row lie side by side.
+//
+// Everything is done in blocks of 4 x 4 (a mat4x4 for four queries and four keys, or for four values of four of them),
+// four such blocks at a time: every value loaded then serves 4 or 16 products, which is what software GPUs need most.
+const HEAD_VEC4S: u32 = (HEAD_DIM + 3u) / 4u;
+const N_HEADS: u32 = N_KV_HEADS * GROUP;
+// Columns from one row to the next.
+const Q_STRIDE: u32 = (N_HEADS * HEAD_DIM + 7u) / 8u * 8u;
+const KV_STRIDE: u32 = (N_KV_HEADS * HEAD_DIM + 7u) / 8u * 8u;
+// What a score is that must not count: below any real one, yet finite.
+const MASKED: f32 = -1e30;
+
+struct Params {
+    rows: Rows,
+    scale: f32,
+    // Keys a query sees at most, itself included.
+    window: u32,
+    _pad0: u32,
+    _pad1: u32,
+}
+
+// Four queries of a key head, and the first and last key row that each sees.
+struct Queries {
+    rows: vec4<u32>,
+    heads: vec4<u32>,
+    // Where they start in q.
+    at: vec4<u32>,
+    // False for those that only fill the last block up; they repeat the last row.
+    is_real: vec4<bool>,
+    first: vec4<u32>,
+    last: vec4<u32>,
+}
+
+fn queries_from(start: u32, kv_head: u32) -> Queries {
+    let n = n_rows(params.rows);
+    let u = four_from(start);
+    var queries: Queries;
+    queries.rows = min(u / GROUP, vec4<u32>(n - 1u));
+    queries.heads = kv_head * GROUP + u % GROUP;
+    queries.at = queries.rows * Q_STRIDE + queries.heads * HEAD_DIM;
+    queries.is_real = u / GROUP < vec4<u32>(n);
+    for (var i = 0u; i < 4u; i += 1u) {
+        let token = tokens[queries.rows[i]];
+        queries.last[i] = token.start + token.position;
+        queries.first[i] = queries.last[i] - min(token.position, params.window - 1u);
+    }
+    return queries;
+}
+
+// Where four keys start in k and v, the last repeated past the end.
+fn keys_from(start: u32, last: u32, kv_head: u32) -> vec4<u32> {
+    return min(four_from(start), vec4<u32>(last)) * KV_STRIDE + kv_head * HEAD_DIM;
+}
+
+fn four_from(start: u32) -> vec4<u32> {
+    return vec4<u32>(start) + vec4<u32>(0u, 1u, 2u, 3u);
+}
+
+fn min_of(v: vec4<u32>) -> u32 {
+    return min(min(v.x, v.y), min(v.z, v.w));
+}
+
+fn max_of(v: vec4<u32>) -> u32 {
+    return max(max(v.x, v.y), max(v.z, v.w));
+}
+
+// The columns of a block are numbered from `column`; scores outside first ..= last of their row become MASKED.
+fn mask(scores: mat4x4<f32>, column: u32, first: vec4<u32>, last: vec4<u32>) -> mat4x4<f32> {
+    let at = four_from(column);
+    let masked = vec4<f32>(MASKED);
+    return mat4x4<f32>(
+        select(masked, scores[0], (first <= at.xxxx) & (at.xxxx <= last)),
+        select(masked, scores[1], (first <= at.yyyy) & (at.yyyy <= last)),
+        select(masked, scores[2], (first <= at.zzzz) & (at.zzzz <= last)),
+        select(masked, scores[3], (first <= at.wwww) & (at.wwww <= last)),
+    );
+}
+
+// exp(score - offset), 0 where the score was masked.
+fn weight(score: vec4<f32>, offset: vec4<f32>) -> vec4<f32> {
+    let x = score - offset;
+    let e = vec4<f32>(exp_f32(x.x), exp_f32(x.y), exp_f32(x.z), exp_f32(x.w));
+    return select(vec4<f32>(0.0), e, score > vec4<f32>(MASKED));
+}
+
+// The same with one offset a row.
+fn weights(scores: mat4x4<f32>, offset: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        weight(scores[0], offset), weight(scores[1], offset), weight(scores[2], offset), weight(scores[3], offset));
+}
+
+// Each column multiplied by one factor.
+fn scale_columns(m: mat4x4<f32>, by: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(m[0] * by.x, m[1] * by.y, m[2] * by.z, m[3] * by.w);
+}

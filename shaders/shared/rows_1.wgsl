@@ -1,0 +1,28 @@
+// A 1×8 block of a product: one row of x, as in generating token by token, where the time is that of reading the weight.
+const ROWS: u32 = 1u;
+
+struct XRows {
+    r: vec4<f32>,
+}
+
+struct Block {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
+}
+
+fn x_rows(row: u32, k4: u32) -> XRows {
+    return XRows(x[row * params.x_stride4 + k4]);
+}
+
+fn tail_rows(row: u32, k4: u32) -> XRows {
+    return XRows(tail_value(row * params.tail_x_stride4 + k4));
+}
+
+fn add_products(block: ptr<function, Block>, x: XRows, a: mat4x4<f32>, b: mat4x4<f32>) {
+    (*block).lo += x.r * a;
+    (*block).hi += x.r * b;
+}
+
+fn store_block(block: Block, row: u32, column: u32, end: u32) {
+    store(row, column, end, block.lo, block.hi);
+}

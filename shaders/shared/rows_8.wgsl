@@ -1,0 +1,53 @@
+// An 8×8 block of a product in registers: eight rows of x against two 4×4 tiles of a weight at a time.
+// Straight-line code with constant indices: software GPUs do not unroll loops, and an indexed array is memory there.
+// Rows past the last of the step are computed too: they lie inside the buffer and nobody reads them.
+const ROWS: u32 = 8u;
+
+struct XRows {
+    r: array<vec4<f32>, 8>,
+}
+
+// acc[2 i], acc[2 i + 1]: columns 0-3 and 4-7 of row i.
+struct Block {
+    acc: array<vec4<f32>, 16>,
+}
+
+fn x_rows(row: u32, k4: u32) -> XRows {
+    let s = params.x_stride4;
+    let at = row * s + k4;
+    return XRows(array<vec4<f32>, 8>(
+        x[at], x[at + s], x[at + 2u * s], x[at + 3u * s], x[at + 4u * s], x[at + 5u * s], x[at + 6u * s], x[at + 7u * s],
+    ));
+}
+
+fn tail_rows(row: u32, k4: u32) -> XRows {
+    let s = params.tail_x_stride4;
+    let at = row * s + k4;
+    return XRows(array<vec4<f32>, 8>(
+        tail_value(at), tail_value(at + s), tail_value(at + 2u * s), tail_value(at + 3u * s),
+        tail_value(at + 4u * s), tail_value(at + 5u * s), tail_value(at + 6u * s), tail_value(at + 7u * s),
+    ));
+}
+
+// acc += x_i · a, x_i · b, with the four terms of each sum down the columns of a and b.
+fn add_products(block: ptr<function, Block>, x: XRows, a: mat4x4<f32>, b: mat4x4<f32>) {
+    (*block).acc[0] += x.r[0] * a; (*block).acc[1] += x.r[0] * b;
+    (*block).acc[2] += x.r[1] * a; (*block).acc[3] += x.r[1] * b;
+    (*block).acc[4] += x.r[2] * a; (*block).acc[5] += x.r[2] * b;
+    (*block).acc[6] += x.r[3] * a; (*block).acc[7] += x.r[3] * b;
+    (*block).acc[8] += x.r[4] * a; (*block).acc[9] += x.r[4] * b;
+    (*block).acc[10] += x.r[5] * a; (*block).acc[11] += x.r[5] * b;
+    (*block).acc[12] += x.r[6] * a; (*block).acc[13] += x.r[6] * b;
+    (*block).acc[14] += x.r[7] * a; (*block).acc[15] += x.r[7] * b;
+}
+
+fn store_block(block: Block, row: u32, column: u32, end: u32) {
+    store(row, column, end, block.acc[0], block.acc[1]);
+    store(row + 1u, column, end, block.acc[2], block.acc[3]);
+    store(row + 2u, column, end, block.acc[4], block.acc[5]);
+    store(row + 3u, column, end, block.acc[6], block.acc[7]);
+    store(row + 4u, column, end, block.acc[8], block.acc[9]);
+    store(row + 5u, column, end, block.acc[10], block.acc[11]);
+    store(row + 6u, column, end, block.acc[12], block.acc[13]);
+    store(row + 7u, column, end, block.acc[14], block.acc[15]);
+}

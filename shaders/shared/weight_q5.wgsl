@@ -1,0 +1,16 @@
+// Q5_0 and Q5_1: w = d·q + m with q of 5 bits, (d, m) f16 for each 32 columns (Q5_0 has m = -16 d).
+// Five u32 a block: four of nibbles as in weight_q4.wgsl, then the fifth bits of all 32 columns in order.
+@group(0) @binding(2) var<storage, read> w_quants: array<u32>;
+@group(0) @binding(3) var<storage, read> w_scales: array<u32>;
+
+fn weight_pair(row: u32, k8: u32) -> Pair {
+    let at = row * params.k8 + k8;
+    let block = at >> 2u;
+    let word = at & 3u;
+    let q = vec4<u32>(w_quants[block * 5u + word]) >> vec4<u32>(0u, 4u, 8u, 12u);
+    let h = vec4<u32>(w_quants[block * 5u + 4u] >> (word * 8u)) >> vec4<u32>(0u, 1u, 2u, 3u);
+    let lo = (q & vec4<u32>(15u)) | ((h & vec4<u32>(1u)) << vec4<u32>(4u));
+    let hi = ((q >> vec4<u32>(16u)) & vec4<u32>(15u)) | (h & vec4<u32>(16u));
+    let dm = unpack2x16float(w_scales[block]);
+    return Pair(dm.x * vec4<f32>(lo) + dm.y, dm.x * vec4<f32>(hi) + dm.y);
+}

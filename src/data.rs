@@ -1,0 +1,13 @@
+//! Examples: from the lines of a file to tokens, each marked as target or not. No GPU, no JavaScript.
+//!
+//! What is supervised is decided here, once, and shown to the user as it is.
+
+mod dataset;
+mod examples;
+mod pack;
+mod record;
+
+pub use dataset::{Dataset, DatasetReport, Piece, Preview};
+pub use examples::{Example, tokenize};
+pub use pack::{Pack, pack};
+pub use record::{LineError, Record, Records, parse_jsonl};

@@ -1,0 +1,123 @@
+//! A file of examples, ready to train on, and what to show of it.
+
+use serde::Serialize;
+
+use super::record::add_error;
+use super::{Example, LineError, parse_jsonl, tokenize};
+use crate::io::{ChatTemplate, Tokenizer};
+use crate::{Error, Result};
+
+/// Examples shown before training.
+const PREVIEWS: usize = 5;
+
+/// The usable examples of a file, and the errors of the others.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// The file's name.
+    pub file: String,
+    /// In the order of the file.
+    pub examples: Vec<Example>,
+    /// In the order of the file.
+    pub errors: Vec<LineError>,
+}
+
+impl Dataset {
+    /// Reads a JSONL file and tokenizes its records, each cut at `max_length` tokens.
+    ///
+    /// A line that cannot be used is an entry of `errors`. Errs when no example is left.
+    pub fn new(
+        file: &str,
+        bytes: &[u8],
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        max_length: usize,
+    ) -> Result<Self> {
+        let (records, mut errors) = parse_jsonl(file, bytes)?;
+        let mut examples = Vec::new();
+        for (line, record) in records {
+            match tokenize(&record, tokenizer, template, max_length) {
+                Ok(example) if example.supervised_tokens() > 0 => examples.push(Example { line, ..example }),
+                Ok(example) if example.truncated => {
+                    let message = format!("nothing to learn is left of it within {max_length} tokens");
+                    add_error(&mut errors, line, message);
+                }
+                Ok(_) => add_error(&mut errors, line, "there is nothing to learn in it: no answer".to_owned()),
+                Err(Error::BadData { message, .. }) => add_error(&mut errors, line, message),
+                Err(error) => add_error(&mut errors, line, error.to_string()),
+            }
+        }
+        errors.sort_by_key(|error| error.line);
+        match errors.first() {
+            Some(first) if examples.is_empty() => Err(Error::BadData {
+                file: file.to_owned(),
+                line: Some(first.line),
+                message: format!("no example can be used: {}", first.message),
+            }),
+            _ => Ok(Self { file: file.to_owned(), examples, errors }),
+        }
+    }
+
+    /// What a person wants to see of it before training.
+    pub fn report(&self, tokenizer: &Tokenizer) -> Result<DatasetReport> {
+        let preview = self.examples.iter().take(PREVIEWS).map(|example| preview(example, tokenizer));
+        Ok(DatasetReport {
+            file: self.file.clone(),
+            examples: self.examples.len(),
+            tokens: self.examples.iter().map(|example| example.ids.len()).sum(),
+            supervised_tokens: self.examples.iter().map(Example::supervised_tokens).sum(),
+            truncated: self.examples.iter().filter(|example| example.truncated).count(),
+            longest: self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0),
+            errors: self.errors.clone(),
+            preview: preview.collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Counts, errors and the first examples.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DatasetReport {
+    /// The file's name.
+    pub file: String,
+    /// Usable examples.
+    pub examples: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Their tokens that are learned.
+    pub supervised_tokens: usize,
+    /// Examples that were cut.
+    pub truncated: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// Lines that are not used.
+    pub errors: Vec<LineError>,
+    /// The first examples as the model sees them.
+    pub preview: Vec<Preview>,
+}
+
+/// One example as the model sees it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Preview {
+    /// 1-based line of the file.
+    pub line: usize,
+    /// Its text in order, cut where learning begins and ends.
+    pub pieces: Vec<Piece>,
+}
+
+/// A stretch of text that is learned, or not.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Piece {
+    /// The text, special tokens included.
+    pub text: String,
+    /// Whether it is learned.
+    pub supervised: bool,
+}
+
+fn preview(example: &Example, tokenizer: &Tokenizer) -> Result<Preview> {
+    let tokens: Vec<(u32, bool)> = example.ids.iter().copied().zip(example.supervised.iter().copied()).collect();
+    let pieces = tokens.chunk_by(|(_, one), (_, next)| one == next).map(|run| {
+        let ids: Vec<u32> = run.iter().map(|(id, _)| *id).collect();
+        Ok(Piece { text: tokenizer.decode(&ids, false)?, supervised: run[0].1 })
+    });
+    Ok(Preview { line: example.line, pieces: pieces.collect::<Result<_>>()? })
+}

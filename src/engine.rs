@@ -1,0 +1,510 @@
+//! The one object users drive: a device, a model on it, examples, an adapter, a run. Platform independent; `web.rs` is
+//! its JavaScript face.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{ChatTemplate, Dataset, DatasetReport, Message};
+use crate::generate::{GenerateOptions, Generator, Stopped};
+use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
+use crate::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Tensor, Tokenizer, sort_target_modules};
+use crate::lora::{Adapter, ModuleShape};
+use crate::model::{self, Architecture};
+use crate::train::{Batches, TrainOptions, Trainer};
+use crate::{Error, Result};
+
+/// Positions a model is loaded for where the caller does not say.
+const DEFAULT_CONTEXT: usize = 2048;
+/// Tokens of a training pass where the caller does not say and the examples are short.
+const DEFAULT_PASS: usize = 512;
+
+/// What is being done and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Progress {
+    /// `open`, `weights` or `compile`.
+    pub phase: &'static str,
+    /// In the phase's own unit: bytes or kernels.
+    pub loaded: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// What was loaded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelInfo {
+    /// The model's name.
+    pub name: String,
+    /// Its architecture.
+    pub model_type: String,
+    /// Numbers in it.
+    pub parameters: u64,
+    /// Bytes of them in the file, and about as many on the GPU.
+    pub weight_bytes: u64,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Positions it was loaded for.
+    pub context_length: usize,
+    /// Entries of its vocabulary.
+    pub vocab_size: usize,
+    /// The type most of its numbers have.
+    pub dtype: String,
+    /// What `targetModules` may name.
+    pub target_modules: Vec<String>,
+    /// Text can be given.
+    pub has_tokenizer: bool,
+    /// Conversations can be given.
+    pub has_chat_template: bool,
+}
+
+/// Settings of a new adapter, with PEFT's names.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoraOptions {
+    /// Rank.
+    pub r: usize,
+    /// Scaling is `lora_alpha / r`.
+    pub lora_alpha: f32,
+    /// Scaling is `lora_alpha / sqrt(r)`.
+    pub use_rslora: bool,
+    /// Kinds of linears; all that there are where not given.
+    pub target_modules: Option<Vec<String>>,
+    /// Of A.
+    pub seed: u64,
+}
+
+impl Default for LoraOptions {
+    fn default() -> Self {
+        Self { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules: None, seed: 0 }
+    }
+}
+
+/// What an adapter is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterInfo {
+    /// Rank.
+    pub r: usize,
+    /// See [`LoraOptions`].
+    pub lora_alpha: f32,
+    /// See [`LoraOptions`].
+    pub use_rslora: bool,
+    /// Kinds of linears.
+    pub target_modules: Vec<String>,
+    /// Numbers that are trained.
+    pub parameters: usize,
+    /// Numbers of the weights they stand for.
+    pub base_parameters: usize,
+    /// Optimiser steps taken here.
+    pub trained_steps: usize,
+}
+
+/// What a run will do and need.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainPlan {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Examples of a step.
+    pub batch_size: usize,
+    /// Tokens a pass can hold.
+    pub tokens_per_pass: usize,
+    /// Passes of the first step.
+    pub passes: usize,
+    /// Tokens of all examples.
+    pub tokens_per_epoch: usize,
+    /// Bytes of activations and workspace.
+    pub activation_bytes: u64,
+    /// Bytes of gradients and moments.
+    pub optimizer_bytes: u64,
+    /// Kernels of a pass and the update.
+    pub dispatches: usize,
+}
+
+/// One optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepReport {
+    /// From 1.
+    pub step: usize,
+    /// All there will be.
+    pub steps: usize,
+    /// Mean cross-entropy over the step's supervised tokens, before the update.
+    pub loss: f32,
+    /// Before clipping.
+    pub grad_norm: f32,
+    /// Of this step.
+    pub learning_rate: f64,
+    /// Tokens that went through the model.
+    pub tokens: usize,
+    /// Those that were learned.
+    pub supervised_tokens: usize,
+    /// Loss or gradients were not finite: nothing was changed.
+    pub skipped: bool,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generated {
+    /// Without special tokens.
+    pub text: String,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// `end`, `length` or `cancelled`.
+    pub stopped: &'static str,
+}
+
+/// What to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A conversation, through the model's template.
+    Messages(Vec<Message>),
+    /// Text as it is.
+    Text(String),
+}
+
+struct Loaded {
+    architecture: Box<dyn Architecture>,
+    name: String,
+    tokenizer: Result<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+struct Run {
+    trainer: Trainer,
+    options: TrainOptions,
+    batches: Batches,
+    total: usize,
+    submitted: usize,
+    reported: usize,
+    /// Tokens and supervised tokens of the steps submitted and not yet reported.
+    counts: Vec<(usize, usize)>,
+}
+
+/// A device and what is on it.
+pub struct Engine {
+    gpu: Rc<Gpu>,
+    model: Option<Loaded>,
+    dataset: Option<Dataset>,
+    adapter: Option<(Adapter, usize)>,
+    run: Option<Run>,
+    generator: Option<Generator>,
+}
+
+fn not_ready<T>(message: &str) -> Result<T> {
+    Err(Error::NotReady { message: message.into() })
+}
+
+impl Engine {
+    /// Opens the strongest GPU there is.
+    pub async fn new(options: DeviceOptions) -> Result<Self> {
+        let gpu = Rc::new(Gpu::request(options).await?);
+        Ok(Self { gpu, model: None, dataset: None, adapter: None, run: None, generator: None })
+    }
+
+    /// The GPU found.
+    pub fn device(&self) -> &DeviceInfo {
+        self.gpu.info()
+    }
+
+    /// Loads a GGUF file or the files of a Hugging Face folder, in place of what was loaded. `progress` returns false
+    /// to stop.
+    pub async fn load_model(
+        &mut self,
+        files: &[Rc<dyn ByteSource>],
+        context_length: Option<usize>,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<ModelInfo> {
+        let context_length = context_length.unwrap_or(DEFAULT_CONTEXT);
+        if !(16..=1 << 20).contains(&context_length) {
+            let (value, allowed) = (context_length.to_string(), "16 to 1048576".to_owned());
+            return Err(Error::BadSetting { name: "contextLength".into(), value, allowed });
+        }
+        self.end_training();
+        (self.generator, self.adapter, self.dataset, self.model) = (None, None, None, None);
+        progress(Progress { phase: "open", loaded: 0, total: 1 });
+        let checkpoint = Checkpoint::open(files).await?;
+        let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
+        let architecture = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
+        let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template()?);
+        let config = architecture.config();
+        if let Some(tokenizer) = tokenizer.as_ref().ok().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
+        {
+            return Err(Error::BadFile {
+                file: checkpoint.config_file().to_owned(),
+                message: format!("vocab_size is {}, the tokenizer has {}", config.vocab_size, tokenizer.vocab_size()),
+            });
+        }
+        let numbers = |tensor: &Tensor| tensor.rows() as u64 * tensor.cols() as u64;
+        let info = ModelInfo {
+            name: checkpoint.name().to_owned(),
+            model_type: config.model_type.clone(),
+            parameters: checkpoint.tensors().map(numbers).sum(),
+            weight_bytes: checkpoint.tensors().map(Tensor::size_bytes).sum(),
+            hidden_size: config.hidden_size,
+            layers: config.num_hidden_layers,
+            context_length: architecture.context_length(),
+            vocab_size: config.vocab_size,
+            dtype: commonest_dtype(&checkpoint),
+            target_modules: kinds(&architecture.modules()),
+            has_tokenizer: tokenizer.is_ok(),
+            has_chat_template: template.is_some(),
+        };
+        self.model = Some(Loaded { architecture, name: checkpoint.name().to_owned(), tokenizer, template });
+        Ok(info)
+    }
+
+    fn model(&self) -> Result<&Loaded> {
+        self.model.as_ref().map_or_else(|| not_ready("load a model first"), Ok)
+    }
+
+    /// Reads examples, each cut at `max_length` tokens, in place of those there were.
+    pub fn load_dataset(&mut self, file: &str, bytes: &[u8], max_length: Option<usize>) -> Result<DatasetReport> {
+        let model = self.model()?;
+        let context_length = model.architecture.context_length();
+        let max_length = max_length.unwrap_or(context_length);
+        if !(2..=context_length).contains(&max_length) {
+            let (value, allowed) = (max_length.to_string(), format!("2 to {context_length}"));
+            return Err(Error::BadSetting { name: "maxLength".into(), value, allowed });
+        }
+        let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
+        let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
+        let report = dataset.report(tokenizer)?;
+        self.end_training();
+        self.dataset = Some(dataset);
+        Ok(report)
+    }
+
+    /// Forgets the examples.
+    pub fn clear_dataset(&mut self) {
+        self.end_training();
+        self.dataset = None;
+    }
+
+    /// A fresh adapter in place of the one there was.
+    pub fn new_adapter(&mut self, options: LoraOptions) -> Result<AdapterInfo> {
+        let model = self.model()?;
+        let shapes = model.architecture.modules();
+        let mut target_modules = options.target_modules.unwrap_or_else(|| kinds(&shapes));
+        sort_target_modules(&mut target_modules);
+        let config = LoraConfig {
+            r: options.r,
+            lora_alpha: options.lora_alpha,
+            use_rslora: options.use_rslora,
+            target_modules,
+            base_model_name_or_path: Some(model.name.clone()),
+        };
+        let adapter = Adapter::new(&self.gpu, config, &shapes, options.seed)?;
+        self.set_adapter(adapter)
+    }
+
+    /// An adapter from its two files, in place of the one there was.
+    pub fn load_adapter(&mut self, config: &[u8], weights: &[u8]) -> Result<AdapterInfo> {
+        let shapes = self.model()?.architecture.modules();
+        let file = AdapterFile::parse(config, weights)?;
+        let adapter = Adapter::from_file(&self.gpu, &file, &shapes)?;
+        self.set_adapter(adapter)
+    }
+
+    fn set_adapter(&mut self, adapter: Adapter) -> Result<AdapterInfo> {
+        self.gpu.check()?;
+        self.end_training();
+        self.generator = None;
+        let (adapter, steps) = self.adapter.insert((adapter, 0));
+        Ok(adapter_info(adapter, *steps))
+    }
+
+    /// The adapter there is.
+    pub fn adapter_info(&self) -> Option<AdapterInfo> {
+        self.adapter.as_ref().map(|(adapter, steps)| adapter_info(adapter, *steps))
+    }
+
+    /// The adapter as PEFT's `(adapter_config.json, adapter_model.safetensors)`.
+    pub async fn save_adapter(&self) -> Result<(Vec<u8>, Vec<u8>)> {
+        match &self.adapter {
+            None => not_ready("make or load an adapter first"),
+            Some((adapter, _)) => Ok(adapter.to_file(&self.gpu).await?.write()),
+        }
+    }
+
+    /// Compiles a run. Makes a default adapter where there is none.
+    pub async fn start_training(
+        &mut self,
+        options: TrainOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<TrainPlan> {
+        options.validate()?;
+        self.end_training();
+        if self.dataset.is_none() {
+            return not_ready("give examples first");
+        }
+        if self.adapter.is_none() {
+            self.new_adapter(LoraOptions::default())?;
+        }
+        let (Some(model), Some(dataset), Some((adapter, _))) = (&self.model, &self.dataset, &self.adapter) else {
+            return not_ready("load a model first");
+        };
+        let mut lengths: Vec<usize> = dataset.examples.iter().map(|example| example.ids.len()).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let longest = lengths[0];
+        let largest_step: usize = lengths.iter().take(options.batch_size).sum();
+        let max_tokens = match options.tokens_per_pass {
+            Some(tokens) if tokens < longest => {
+                let allowed = format!("at least {longest}, the length of the longest example");
+                return Err(Error::BadSetting { name: "tokensPerPass".into(), value: tokens.to_string(), allowed });
+            }
+            Some(tokens) => tokens,
+            None => largest_step.min(DEFAULT_PASS).max(longest),
+        };
+        let mut compile = |done: usize, total: usize| {
+            progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
+        };
+        let trainer = Trainer::new(self.gpu.clone(), &*model.architecture, adapter, max_tokens, &mut compile).await?;
+        let total = options.total_steps(dataset.examples.len());
+        let batches = Batches::new(dataset.examples.len(), options.batch_size, options.seed);
+        let plan = TrainPlan {
+            steps: total,
+            batch_size: options.batch_size,
+            tokens_per_pass: max_tokens,
+            passes: batches.passes(0, &dataset.examples, max_tokens).len(),
+            tokens_per_epoch: lengths.iter().sum(),
+            activation_bytes: trainer.activation_bytes(),
+            optimizer_bytes: trainer.optimizer_bytes(),
+            dispatches: trainer.n_dispatches(),
+        };
+        self.run = Some(Run { trainer, options, batches, total, submitted: 0, reported: 0, counts: vec![] });
+        Ok(plan)
+    }
+
+    /// Submits the next step and reports the one before it (the same one on a software GPU, where waiting costs
+    /// nothing): `(done, report)`.
+    pub async fn train_step(&mut self) -> Result<(bool, Option<StepReport>)> {
+        let (Some(run), Some(dataset), Some((_, trained))) = (&mut self.run, &self.dataset, &mut self.adapter) else {
+            return not_ready("start training first");
+        };
+        if run.submitted < run.total {
+            let passes = run.batches.passes(run.submitted, &dataset.examples, run.trainer.max_tokens());
+            let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
+            let targets = passes.iter().map(|pass| pass.targets.len()).sum();
+            run.trainer.step(&passes, run.options.optim_step(run.submitted, run.total));
+            run.counts.push((tokens, targets));
+            run.submitted += 1;
+            *trained += 1;
+        }
+        let ahead = usize::from(run.submitted < run.total && !self.gpu.info().software);
+        if run.reported >= run.submitted - ahead.min(run.submitted) {
+            return Ok((run.reported == run.total, None));
+        }
+        let metrics = run.trainer.metrics(run.reported).await?;
+        let (tokens, supervised_tokens) = run.counts.remove(0);
+        let optim = run.options.optim_step(run.reported, run.total);
+        run.reported += 1;
+        let report = StepReport {
+            step: run.reported,
+            steps: run.total,
+            loss: metrics.loss,
+            grad_norm: metrics.grad_norm,
+            learning_rate: optim.learning_rate,
+            tokens,
+            supervised_tokens,
+            skipped: metrics.skipped,
+        };
+        Ok((run.reported == run.total, Some(report)))
+    }
+
+    /// Frees what training needs; the adapter stays.
+    pub fn end_training(&mut self) {
+        self.run = None;
+    }
+
+    /// Answers `prompt`. `on_text` is told text as it comes and returns false to stop.
+    pub async fn generate(
+        &mut self,
+        prompt: &Prompt,
+        options: GenerateOptions,
+        mut on_text: impl FnMut(&str) -> bool,
+    ) -> Result<Generated> {
+        options.validate()?;
+        let model = self.model.as_ref().map_or_else(|| not_ready("load a model first"), Ok)?;
+        let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
+        let ids = match (prompt, &model.template) {
+            (Prompt::Messages(messages), Some(template)) => tokenizer.encode(&template.render(messages, true)?)?,
+            (Prompt::Messages(_), None) => return not_ready("the model has no chat template; give a plain prompt"),
+            (Prompt::Text(text), _) => {
+                let bos = tokenizer.bos().filter(|_| tokenizer.add_bos);
+                bos.into_iter().chain(tokenizer.encode(text)?).collect()
+            }
+        };
+        if self.generator.is_none() {
+            let adapter = self.adapter.as_ref().map(|(adapter, _)| adapter);
+            let n_positions = model.architecture.context_length();
+            self.generator = Some(Generator::new(self.gpu.clone(), &*model.architecture, adapter, n_positions).await?);
+        }
+        let Some(generator) = &self.generator else { unreachable!("made above") };
+        let mut stream = tokenizer.decode_stream(true);
+        let mut text = String::new();
+        let mut failed = None;
+        let on_token = |id| match stream.push(id) {
+            Ok(piece) => {
+                text.push_str(&piece);
+                piece.is_empty() || on_text(&piece)
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        };
+        let (generated, stopped) = generator.generate(&ids, options, tokenizer.end_of_turn(), on_token).await?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let rest = stream.finish()?;
+        if !rest.is_empty() {
+            text.push_str(&rest);
+            on_text(&rest);
+        }
+        let stopped = match stopped {
+            Stopped::End => "end",
+            Stopped::Length => "length",
+            Stopped::Cancelled => "cancelled",
+        };
+        Ok(Generated { text, tokens: generated.len(), prompt_tokens: ids.len(), stopped })
+    }
+}
+
+fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {
+    AdapterInfo {
+        r: adapter.config.r,
+        lora_alpha: adapter.config.lora_alpha,
+        use_rslora: adapter.config.use_rslora,
+        target_modules: adapter.config.target_modules.clone(),
+        parameters: adapter.n_parameters(),
+        base_parameters: adapter.n_base_parameters(),
+        trained_steps,
+    }
+}
+
+/// What `target_modules` may name, in the order of the model.
+fn kinds(shapes: &[ModuleShape]) -> Vec<String> {
+    let mut kinds: Vec<String> = vec![];
+    for shape in shapes {
+        if !kinds.iter().any(|kind| kind == shape.kind()) {
+            kinds.push(shape.kind().to_owned());
+        }
+    }
+    kinds
+}
+
+fn commonest_dtype(checkpoint: &Checkpoint) -> String {
+    let mut bytes = std::collections::BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        *bytes.entry(tensor.dtype).or_insert(0) += tensor.rows() as u64 * tensor.cols() as u64;
+    }
+    bytes.into_iter().max_by_key(|(_, numbers)| *numbers).map_or_else(String::new, |(dtype, _)| dtype.to_string())
+}

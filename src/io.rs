@@ -1,0 +1,25 @@
+//! Bytes in and bytes out: model files, tokenizers, adapters. No GPU, no JavaScript, no network.
+//!
+//! Files are untrusted. Every count in one is a claim, checked against the bytes that are left before memory is
+//! reserved; what does not fit is an error that names the file and the place.
+
+mod adapter;
+mod bpe;
+mod chat_template;
+mod checkpoint;
+mod dtype;
+mod gguf;
+mod gguf_llama;
+mod safetensors;
+mod source;
+mod tokenizer;
+mod tokenizer_files;
+
+pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
+pub use chat_template::{ChatTemplate, Message};
+pub use checkpoint::{Checkpoint, Tensor};
+pub use dtype::{DType, dequantize};
+#[cfg(not(target_arch = "wasm32"))]
+pub use source::FileSource;
+pub use source::{ByteSource, LocalBoxFuture, MemorySource};
+pub use tokenizer::{DecodeStream, Tokenizer};

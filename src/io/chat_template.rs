@@ -1,0 +1,224 @@
+//! Chat templates: Jinja as transformers renders it, within limits.
+
+use std::io;
+
+use minijinja::{Environment, ErrorKind, State, Value, context};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Longest template read; the longest in use have 30 kB.
+const MAX_SOURCE_BYTES: usize = 1 << 20;
+/// Longest conversation written.
+const MAX_OUTPUT_BYTES: usize = 16 << 20;
+/// Instructions per rendering. A message costs some hundred.
+const FUEL: u64 = 2_000_000;
+/// Depth of macro calls; a tab's stack is small.
+const MAX_DEPTH: usize = 64;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or what else the model's template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+/// A model's way of writing a conversation as one text.
+pub struct ChatTemplate {
+    /// Where it comes from, for errors.
+    file: String,
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`, which came from `file`.
+    pub fn new(file: &str, source: &str, bos_token: &str, eos_token: &str) -> Result<Self> {
+        let mut template = Self {
+            file: file.to_owned(),
+            environment: environment(),
+            bos_token: bos_token.to_owned(),
+            eos_token: eos_token.to_owned(),
+        };
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(template.bad(format!("has {} bytes, at most {MAX_SOURCE_BYTES} are read", source.len())));
+        }
+        match template.environment.add_template_owned("chat_template", without_generation_tags(source)) {
+            Ok(()) => Ok(template),
+            Err(error) => Err(template.bad(format!("cannot be read: {}", explain(&error)))),
+        }
+    }
+
+    /// The conversation as text; with `add_generation_prompt`, up to where the model's answer begins.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let failed = |error: minijinja::Error| self.bad(format!("fails: {}", explain(&error)));
+        let template = self.environment.get_template("chat_template").map_err(failed)?;
+        let mut text = LimitedText(Vec::new());
+        let values = context! {
+            messages => messages,
+            add_generation_prompt => add_generation_prompt,
+            bos_token => self.bos_token,
+            eos_token => self.eos_token,
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        template.render_captured_to(values, &mut text).map_err(failed)?;
+        String::from_utf8(text.0).map_err(|_| self.bad("writes text that is not UTF-8".to_owned()))
+    }
+
+    fn bad(&self, message: String) -> Error {
+        Error::BadFile { file: self.file.clone(), message: format!("its chat template {message}") }
+    }
+}
+
+fn explain(error: &minijinja::Error) -> String {
+    let at = error.line().map(|line| format!(" (its line {line})")).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps{at}"),
+        ErrorKind::WriteFailure => format!("it writes more than {MAX_OUTPUT_BYTES} bytes"),
+        _ => match error.detail() {
+            Some(detail) => format!("{detail}{at}"),
+            None => format!("{}{at}", error.kind()),
+        },
+    }
+}
+
+/// Collects what a template writes, up to [`MAX_OUTPUT_BYTES`].
+struct LimitedText(Vec<u8>);
+
+impl io::Write for LimitedText {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Jinja set up as `transformers.utils.chat_template_utils` does.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MAX_DEPTH);
+    environment.set_unknown_method_callback(python_method);
+    environment.add_filter("tojson", to_json);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment
+}
+
+/// Python's methods of texts, lists and dicts. Places in texts are counted in characters, as slices count them.
+fn python_method(state: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, minijinja::Error> {
+    if let (Some(text), "find" | "rfind", [part]) = (value.as_str(), method, arguments)
+        && let Some(part) = part.as_str()
+    {
+        let at = if method == "find" { text.find(part) } else { text.rfind(part) };
+        return Ok(at.map_or(-1, |at| text[..at].chars().count() as i64).into());
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+}
+
+/// A fixed day, the one that llama 3's own template falls back to: with today's date the same examples would train
+/// another adapter tomorrow.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    let mut text = String::new();
+    let mut chars = format.chars().peekable();
+    while let Some(char) = chars.next() {
+        if char != '%' {
+            text.push(char);
+            continue;
+        }
+        // `%-d` is `%d` without a leading zero, which that day has not.
+        chars.next_if_eq(&'-');
+        text.push_str(match chars.next() {
+            Some('d' | 'e') => "26",
+            Some('b' | 'h') => "Jul",
+            Some('B') => "July",
+            Some('m') => "07",
+            Some('Y') => "2024",
+            Some('y') => "24",
+            Some('A') => "Friday",
+            Some('a') => "Fri",
+            Some('H' | 'M' | 'S') => "00",
+            Some('%') => "%",
+            other => {
+                let message = format!("strftime_now does not know '%{}'", other.unwrap_or_default());
+                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, message));
+            }
+        });
+    }
+    Ok(text)
+}
+
+/// `json.dumps` as transformers calls it: a space after commas and colons, nothing escaped for HTML.
+fn to_json(value: &Value, options: minijinja::value::Kwargs) -> Result<Value, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    options.assert_all_used()?;
+    let failed = |error| minijinja::Error::new(ErrorKind::InvalidOperation, "tojson fails").with_source(error);
+    let mut json = Vec::new();
+    match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width.min(16));
+            let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, pretty)).map_err(failed)?;
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonJson)).map_err(failed)?,
+    }
+    Ok(String::from_utf8_lossy(&json).into_owned().into())
+}
+
+/// Python's separators.
+struct PythonJson;
+
+impl serde_json::ser::Formatter for PythonJson {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// transformers marks answers by `{% generation %}` … `{% endgeneration %}`, a tag that writes nothing itself: an
+/// `if` that is always true does the same, white space included.
+fn without_generation_tags(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        text.push_str(before);
+        let word = tag.trim_start_matches(['-', '+']).trim_start();
+        let gap = tag.len() - word.len();
+        let name: String = word.chars().take_while(char::is_ascii_alphabetic).collect();
+        let replacement = match name.as_str() {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => "",
+        };
+        if replacement.is_empty() {
+            rest = tag;
+        } else {
+            text.push_str(&tag[..gap]);
+            text.push_str(replacement);
+            rest = &word[name.len()..];
+        }
+    }
+    text + rest
+}

@@ -1,0 +1,148 @@
+//! Text to token ids and back, through the `tokenizers` crate.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use tokenizers::Tokenizer as Encoder;
+
+use crate::{Error, Result};
+
+/// Tokens by which models end an answer, under the names they have in published vocabularies.
+const ENDS_OF_TURN: [&str; 7] =
+    ["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "</s>"];
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    /// Where it was read from, for errors.
+    file: String,
+    encoder: Encoder,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    end_of_turn: Vec<u32>,
+    vocab_size: usize,
+    /// Whether plain text (no chat template) begins with [`Self::bos`].
+    pub add_bos: bool,
+}
+
+/// Special tokens as a model's files name them.
+pub(super) struct SpecialTokens {
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+    /// Further ids that end an answer.
+    pub(super) ends: Vec<u32>,
+    pub(super) add_bos: bool,
+}
+
+impl Tokenizer {
+    pub(super) fn new(file: &str, encoder: Encoder, special: SpecialTokens) -> Self {
+        let vocab = encoder.get_vocab(true);
+        let named = ENDS_OF_TURN.iter().filter_map(|name| vocab.get(*name).copied());
+        let ends: BTreeSet<u32> = special.eos.into_iter().chain(special.ends).chain(named).collect();
+        Self {
+            file: file.to_owned(),
+            bos: special.bos,
+            eos: special.eos,
+            end_of_turn: ends.into_iter().collect(),
+            vocab_size: vocab.values().max().map_or(0, |&id| id as usize + 1),
+            add_bos: special.add_bos,
+            encoder,
+        }
+    }
+
+    fn failed(&self, error: tokenizers::Error) -> Error {
+        Error::BadFile { file: self.file.clone(), message: format!("the tokenizer fails: {error}") }
+    }
+
+    /// The ids of `text`. No special tokens are added; those that `text` spells out are recognised.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.encoder.encode_fast(text, false).map_err(|error| self.failed(error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Self::encode`], with the bytes of `text` that each token comes from.
+    ///
+    /// Tokens that share a character each have all of its bytes.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.encoder.encode(text, false).map_err(|error| self.failed(error))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+    }
+
+    /// The text of `ids`; unknown ids are left out, incomplete characters become U+FFFD.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.encoder.decode(ids, skip_special).map_err(|error| self.failed(error))
+    }
+
+    /// The id of one token by its name in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.encoder.token_to_id(token)
+    }
+
+    /// The name of one token in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.encoder.id_to_token(id)
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The tokens that end an answer, ascending: [`Self::eos`] and the likes of `<|im_end|>`.
+    pub fn end_of_turn(&self) -> &[u32] {
+        &self.end_of_turn
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Begins decoding ids as they come.
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
+        DecodeStream { tokenizer: self, skip_special, ids: Vec::new(), shown: String::new() }
+    }
+}
+
+/// Decodes ids one by one into text that is complete UTF-8 so far.
+pub struct DecodeStream<'a> {
+    tokenizer: &'a Tokenizer,
+    skip_special: bool,
+    /// Ids whose text depends on each other; starts anew when a text is complete.
+    ids: Vec<u32>,
+    /// What the first of `ids` gave already.
+    shown: String,
+}
+
+impl DecodeStream<'_> {
+    /// The text that `id` completes: empty while a character lacks bytes.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        // A character has four bytes, so what is incomplete after that is no character.
+        let pending = text.chars().rev().take_while(|&char| char == char::REPLACEMENT_CHARACTER).count();
+        if (1..4).contains(&pending) {
+            return Ok(String::new());
+        }
+        let fresh = self.unseen(&text);
+        // Keep one id: some decoders drop a space before the first token they see.
+        self.ids = vec![id];
+        self.shown = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        Ok(fresh)
+    }
+
+    /// What is left when no more ids come.
+    pub fn finish(self) -> Result<String> {
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        Ok(self.unseen(&text))
+    }
+
+    /// `text` without what was shown; all of it where stray bytes turned out to be part of a character after all.
+    fn unseen(&self, text: &str) -> String {
+        text.strip_prefix(&self.shown).unwrap_or(text).to_owned()
+    }
+}

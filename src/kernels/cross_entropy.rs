@@ -1,0 +1,148 @@
+//! The loss: cross-entropy of `softmax(logits)` with one target a row, and its gradient in place of the logits
+//! (PyTorch's `cross_entropy`). Works on a window of the rows that have a target, so that a vocabulary's worth of
+//! logits is needed only for as many rows at a time.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Matrix;
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+
+/// Partial sums of a row, each over every `LANES`-th vec4: neighbouring threads read neighbouring memory.
+const LANES: u32 = 256;
+
+/// `struct Params` of `shaders/shared/cross_entropy.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct CrossEntropyParams {
+    rows: Rows,
+    width: u32,
+    stride4: u32,
+    _pad: [u32; 2],
+}
+
+impl CrossEntropyParams {
+    fn new(rows: Rows, width: usize) -> Self {
+        Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, _pad: [0; 2] }
+    }
+}
+
+/// For each of `rows`, with `target = targets[rows.start + i]` (`array<u32>`):
+/// `losses[rows.start + i] = ln Σ exp(logits[i]) - logits[i, target]`, and `logits` `[rows, vocab_size]`, the window's
+/// alone, become `(softmax(logits[i]) - onehot(target)) · step.loss_scale`. `losses` are f32, as many as targets.
+///
+pub fn cross_entropy(rec: &mut Recording, label: &str, rows: Rows, logits: Matrix, targets: Slice, losses: Slice) {
+    let shared =
+        [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/shared/cross_entropy.wgsl")];
+    let shader = |name, source| Shader::new(name, &[("LANES", LANES)], &[shared[0], shared[1], source]);
+    let params = CrossEntropyParams::new(rows, logits.width);
+    // The most rows that a window can have.
+    let capacity = logits.slice.size_bytes() / (logits.stride() as u64 * 4);
+    let partials = rec.floats("partials", capacity * u64::from(LANES) * 2);
+    let totals = rec.floats("totals", capacity * 2);
+    let width = logits.width as u64;
+    let (each, one) = (Extent::Rows { rows, per: 1 }, Extent::Fixed(1));
+
+    let partial = shader("cross_entropy_partial", include_str!("../../shaders/cross_entropy_partial.wgsl"));
+    let grid = [Extent::cover(LANES, 64), each, one];
+    rec.dispatch(label, &partial, &[logits.slice, partials], &params, grid, (rows, 20 * width));
+
+    let total = shader("cross_entropy_total", include_str!("../../shaders/cross_entropy_total.wgsl"));
+    let bindings = [logits.slice, targets, partials, losses, totals];
+    let grid = [Extent::Rows { rows, per: 16 }, one, one];
+    rec.dispatch(label, &total, &bindings, &params, grid, (rows, 20 * u64::from(LANES)));
+
+    let gradient = shader("cross_entropy_gradient", include_str!("../../shaders/cross_entropy_gradient.wgsl"));
+    let grid = [Extent::cover(params.stride4, 64), each, one];
+    rec.dispatch(label, &gradient, &[targets, totals, logits.slice], &params, grid, (rows, 20 * width));
+}
+
+/// `(losses, dlogits)` of the window's rows in f64.
+#[cfg(test)]
+pub(crate) fn cross_entropy_reference(
+    params: &CrossEntropyParams,
+    loss_scale: f64,
+    logits: &[f64],
+    targets: &[u32],
+) -> (Vec<f64>, Vec<f64>) {
+    let (stride, width) = (params.stride4 as usize * 4, params.width as usize);
+    let mut losses = vec![];
+    let mut dlogits = vec![];
+    for (row, &target) in logits.chunks(stride).zip(targets) {
+        let largest = row[..width].iter().copied().fold(f64::MIN, f64::max);
+        let sum: f64 = row[..width].iter().map(|v| (v - largest).exp()).sum();
+        losses.push(sum.ln() + (largest - row[target as usize]));
+        let gradient = |c: usize| (row[c] - largest).exp() / sum - f64::from(u8::from(c == target as usize));
+        dlogits.extend((0..stride).map(|c| if c < width { gradient(c) * loss_scale } else { 0.0 }));
+    }
+    (losses, dlogits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Step;
+    use crate::kernels::testing::*;
+
+    /// `n_rows` logits up to `size` either way; the window begins at target `start`.
+    fn case(n_rows: usize, start: usize, vocab: usize, size: f32) -> Case {
+        let rows = Rows::targets(start as u32, n_rows.next_multiple_of(16) as u32);
+        let step = Step { n_targets: (start + n_rows) as u32, loss_scale: 0.125, ..Default::default() };
+        let mut case = Case::new(format!("{n_rows} rows from {start}, {vocab}, {size}"), step);
+        let params = CrossEntropyParams::new(rows, vocab);
+        let mut logits: Vec<f32> = random_matrix(n_rows, vocab, 1).iter().map(|v| v * size).collect();
+        // A first row that is sure of its target: a loss of about exp(-40) times the vocabulary.
+        logits[vocab / 2] = 40.0 + size;
+        logits[n_rows * super::super::stride(vocab)..].fill(f32::NAN);
+        let targets: Vec<u32> =
+            (0..start + n_rows).map(|i| ((i - start.min(i)) * 7919 + vocab / 2) as u32 % vocab as u32).collect();
+        let (losses, dlogits) =
+            cross_entropy_reference(&params, f64::from(step.loss_scale), &f64s(&logits), &targets[start..]);
+
+        let before = vec![3.0; start + n_rows];
+        let [logits_at, losses_at] = [&logits, &before].map(|values| case.buffer(values));
+        let targets_at = case.buffer(&targets);
+        case.record(move |rec, b| {
+            let logits = Matrix { slice: b[logits_at], width: vocab };
+            cross_entropy(rec, "loss", rows, logits, b[targets_at], b[losses_at]);
+        });
+        let eps = f64::from(f32::EPSILON);
+        // An exponential is an ulp off besides the half ulp of its argument, which is below 2 * size; adding up takes
+        // a chain of at most vocab / LANES / 4 + LANES / 2 sums, whose errors walk at random. Both go to the
+        // logarithm as they are.
+        let chain = vocab as f64 / f64::from(4 * LANES) + f64::from(LANES) / 2.0;
+        let relative = eps * (1.0 + f64::from(size) + 0.5 * chain.sqrt());
+        let mut expected = f64s(&before);
+        expected[start..].copy_from_slice(&losses);
+        case.expect(losses_at, expected, Tolerance { abs: relative, rel: 2.0 * eps });
+        // Next to the target, the probability less one.
+        let scale = f64::from(step.loss_scale);
+        case.expect(logits_at, dlogits, Tolerance { abs: eps * scale, rel: 2.0 * relative });
+        case
+    }
+
+    kernel_test!(
+        cross_entropy_matches,
+        [
+            (1, 0, 1, 1.0),
+            (2, 3, 7, 1.0),
+            (3, 0, 8, 30.0),
+            (16, 16, 1023, 5.0),
+            (17, 64, 1024, 5.0),
+            (5, 7, 1025, 80.0),
+            (20, 0, 49152, 10.0),
+            (2, 64, 262144, 10.0),
+        ]
+        .map(|(n_rows, start, vocab, size)| case(n_rows, start, vocab, size))
+        .into()
+    );
+
+    #[cfg(not(target_arch = "wasm32"))]
+    #[test]
+    fn cross_entropy_gradient_is_the_derivative() {
+        let params = CrossEntropyParams::new(Rows::targets(0, 2), 8);
+        let logits = f64s(&random(16, 1));
+        let loss = |logits: &[f64]| cross_entropy_reference(&params, 0.5, logits, &[3, 7]).0.iter().sum::<f64>() * 0.5;
+        let (_, dlogits) = cross_entropy_reference(&params, 0.5, &logits, &[3, 7]);
+        assert_close(&dlogits, &finite_differences(&logits, loss));
+    }
+}

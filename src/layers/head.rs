@@ -1,0 +1,70 @@
+//! The end of the model: final norm, vocabulary, loss. It works only on rows that have a target, a few at a time, so
+//! that the logits of a batch never exist together.
+
+use super::{BatchView, Frozen, RmsNorm, matrix};
+use crate::gpu::{Recording, Rows, Slice};
+use crate::kernels::cross_entropy::cross_entropy;
+use crate::kernels::loss_sum::loss_sum;
+use crate::kernels::matmul::{Write, matmul, matmul_transposed};
+use crate::kernels::rows::{gather_rows, scatter_rows};
+use crate::kernels::{Matrix, ROW_PAD, stride};
+
+/// Logits that exist at a time, in bytes.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// Final norm and vocabulary.
+pub struct Head<'a> {
+    /// The norm before it.
+    pub norm: &'a RmsNorm,
+    /// `[vocab_size, hidden_size]`.
+    pub weight: &'a Frozen,
+}
+
+impl Head<'_> {
+    /// Logits `[max_targets, vocab_size]` of the rows that have a target, into `logits`.
+    pub fn logits(&self, rec: &mut Recording, batch: &BatchView, hidden: Matrix, logits: Matrix) {
+        let rows = Rows::targets(0, batch.max_targets as u32);
+        let gathered = matrix(rec, "rows", rows, hidden.width);
+        gather_rows(rec, "rows", rows, batch.target_rows, hidden, gathered);
+        let (normed, _) = self.norm.forward(rec, "norm", rows, gathered);
+        for weight in self.weight.weights(rec) {
+            matmul(rec, "lm_head", rows, normed, &weight, None, logits, Write::Replace);
+        }
+    }
+
+    /// Mean cross-entropy times its share of the step, added to `metrics[0]`, and its gradient on `hidden`, written
+    /// to `d_hidden` (zero in rows without a target).
+    pub fn loss(&self, rec: &mut Recording, batch: &BatchView, hidden: Matrix, metrics: Slice, d_hidden: Matrix) {
+        let all = Rows::targets(0, batch.max_targets as u32);
+        let gathered = matrix(rec, "rows", all, hidden.width);
+        gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
+        let (normed, saved) = self.norm.forward(rec, "norm", all, gathered);
+        let d_normed = matrix(rec, "d_norm", all, hidden.width);
+        let losses = rec.floats("losses", batch.max_targets as u64);
+
+        let vocab_size = self.weight.rows();
+        let chunk = (CHUNK_BYTES / (stride(vocab_size) * 4) / ROW_PAD).max(1) * ROW_PAD;
+        let chunk = chunk.min(batch.max_targets.next_multiple_of(ROW_PAD));
+        let logits = matrix(rec, "logits", Rows::targets(0, chunk as u32), vocab_size);
+        for start in (0..batch.max_targets).step_by(chunk) {
+            let rows = Rows::targets(start as u32, chunk.min(batch.max_targets - start) as u32);
+            let x = normed.rows_from(start);
+            let dx = d_normed.rows_from(start);
+            for weight in self.weight.weights(rec) {
+                matmul(rec, "lm_head", rows, x, &weight, None, logits, Write::Replace);
+            }
+            cross_entropy(rec, "cross_entropy", rows, logits, batch.target_ids, losses);
+            let mut write = Write::Replace;
+            for weight in self.weight.weights(rec) {
+                matmul_transposed(rec, "lm_head.dx", rows, logits, &weight, None, dx, write);
+                write = Write::Add;
+            }
+        }
+        loss_sum(rec, "loss", losses, metrics);
+
+        let d_gathered = matrix(rec, "d_rows", all, hidden.width);
+        self.norm.backward(rec, "norm", all, &saved, d_normed, d_gathered, false);
+        rec.clear(d_hidden.slice);
+        scatter_rows(rec, "d_rows", all, batch.target_rows, d_gathered, d_hidden);
+    }
+}

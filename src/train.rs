@@ -1,0 +1,212 @@
+//! Training: passes that add up gradients, and the optimiser step over all of them. Everything stays on the GPU; the
+//! loss comes back one step late.
+
+mod batches;
+mod options;
+
+pub use batches::{Batches, Pass};
+pub use options::{Schedule, TrainOptions};
+
+use std::rc::Rc;
+
+use crate::gpu::{Buffer, Gpu, Plan, Readback, Recording, Step};
+use crate::kernels::adamw::adamw;
+use crate::kernels::grad_norm::grad_norm;
+use crate::layers::Batch;
+use crate::lora::Adapter;
+use crate::model::Architecture;
+use crate::{Error, Result};
+
+/// How long one submit may keep the GPU busy: far below every watchdog, far above the cost of a submit.
+const SLICE_SECONDS: f64 = 0.1;
+
+/// AdamW's numbers for one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimStep {
+    /// 1 for the first step.
+    pub t: u32,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// First decay rate.
+    pub beta1: f64,
+    /// Second decay rate.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; 0 for no limit.
+    pub max_grad_norm: f64,
+}
+
+/// What the GPU says of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepMetrics {
+    /// Mean cross-entropy over the step's supervised tokens, before the update.
+    pub loss: f32,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f32,
+    /// True when loss or gradients were not finite and the adapter was left as it was.
+    pub skipped: bool,
+}
+
+/// The recorded training step of a model and an adapter.
+pub struct Trainer {
+    gpu: Rc<Gpu>,
+    batch: Batch,
+    pass: Plan,
+    pass_flops_per_token: u64,
+    update: Plan,
+    grads: Buffer,
+    metrics: Buffer,
+    report: Buffer,
+    ring: [Readback; 2],
+    n_steps: usize,
+    optimizer_bytes: u64,
+    started: Option<(web_time::Instant, u64)>,
+}
+
+impl Trainer {
+    /// Records and compiles passes of up to `max_tokens` tokens. `progress` is told (done, total) dispatches.
+    pub async fn new(
+        gpu: Rc<Gpu>,
+        model: &dyn Architecture,
+        adapter: &Adapter,
+        max_tokens: usize,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let batch = Batch::new(&gpu, max_tokens, max_tokens)?;
+        let arena_bytes = adapter.params().size_bytes();
+        let arena = |name: &str| Buffer::storage(&gpu, name, arena_bytes);
+        let (grads, exp_avg, exp_avg_sq) = (arena("grads")?, arena("exp_avg")?, arena("exp_avg_sq")?);
+        let metrics = Buffer::storage(&gpu, "metrics", 16)?;
+        let report = Buffer::storage(&gpu, "report", 16)?;
+
+        let (mut rec, view) = batch.recording();
+        let factors = adapter.view(&mut rec, Some(&grads));
+        let metrics_slice = rec.external(&metrics);
+        model.train(&mut rec, &view, &factors, metrics_slice);
+        let probe = Step { n_tokens: max_tokens as u32, n_targets: max_tokens as u32, ..Default::default() };
+        let pass_flops_per_token = rec.flops(&probe) / max_tokens as u64;
+
+        let update = {
+            let mut rec = Recording::new(&batch.step, max_tokens);
+            let n = (arena_bytes / 4) as usize;
+            let [params, grads, exp_avg, exp_avg_sq, metrics, report] =
+                [adapter.params(), &grads, &exp_avg, &exp_avg_sq, &metrics, &report].map(|buffer| rec.external(buffer));
+            grad_norm(&mut rec, "grad_norm", grads, n, metrics);
+            adamw(&mut rec, "adamw", params, grads, exp_avg, exp_avg_sq, n, metrics);
+            rec.copy(metrics, report);
+            rec.clear(grads);
+            rec.clear(metrics);
+            rec
+        };
+        let total = rec.commands().len() + update.commands().len();
+        let first = rec.commands().len();
+        let pass = Plan::new(&gpu, &rec, |done, _| progress(done, total)).await?;
+        let update = Plan::new(&gpu, &update, |done, _| progress(first + done, total)).await?;
+        Ok(Self {
+            ring: [Readback::new(&gpu, &report), Readback::new(&gpu, &report)],
+            gpu,
+            batch,
+            pass,
+            pass_flops_per_token,
+            update,
+            grads,
+            metrics,
+            report,
+            n_steps: 0,
+            optimizer_bytes: 3 * arena_bytes,
+            started: None,
+        })
+    }
+
+    /// Tokens a pass can hold.
+    pub fn max_tokens(&self) -> usize {
+        self.batch.max_tokens
+    }
+
+    /// Bytes of activations and workspace.
+    pub fn activation_bytes(&self) -> u64 {
+        self.pass.transient_bytes() + self.update.transient_bytes()
+    }
+
+    /// Bytes of gradients and moments.
+    pub fn optimizer_bytes(&self) -> u64 {
+        self.optimizer_bytes
+    }
+
+    /// Kernels in a pass and the update.
+    pub fn n_dispatches(&self) -> usize {
+        self.pass.n_dispatches() + self.update.n_dispatches()
+    }
+
+    /// Forward and backward over `passes`: adds to the gradients of their mean loss.
+    fn forward_backward(&self, passes: &[Pass]) {
+        let n_targets: usize = passes.iter().map(|pass| pass.targets.len()).sum();
+        let loss_scale = (1.0 / n_targets.max(1) as f64) as f32;
+        for pass in passes {
+            self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+            let step = Step { strength: 1.0, loss_scale, ..pass.step() };
+            self.pass.replay(&self.gpu, &step);
+        }
+    }
+
+    /// One optimiser step over the mean of all supervised tokens of `passes`. Returns at once; the metrics are to be
+    /// taken by [`Trainer::metrics`] before the next step but one.
+    pub fn step(&mut self, passes: &[Pass], optim: OptimStep) {
+        let tokens: usize = passes.iter().map(|pass| pass.tokens.len()).sum();
+        if self.n_steps == 0 {
+            self.started = Some((web_time::Instant::now(), tokens as u64 * self.pass_flops_per_token));
+        }
+        self.forward_backward(passes);
+        // From the betas as the kernel has them, so that their rounding cancels in moment / correction.
+        let decayed = |beta: f64| (1.0 - f64::from(beta as f32).powi(optim.t as i32)) as f32;
+        self.update.replay(
+            &self.gpu,
+            &Step {
+                learning_rate: optim.learning_rate as f32,
+                bias_correction1: decayed(optim.beta1),
+                bias_correction2: decayed(optim.beta2),
+                beta1: optim.beta1 as f32,
+                beta2: optim.beta2 as f32,
+                eps: optim.eps as f32,
+                weight_decay: optim.weight_decay as f32,
+                max_grad_norm: optim.max_grad_norm as f32,
+                ..Default::default()
+            },
+        );
+        self.ring[self.n_steps % 2].request(&self.gpu, &self.report);
+        self.n_steps += 1;
+    }
+
+    /// The metrics of the `index`-th step (from 0), waiting for it where need be.
+    pub async fn metrics(&mut self, index: usize) -> Result<StepMetrics> {
+        let bytes = self.ring[index % 2].take(&self.gpu).await?;
+        self.gpu.check()?;
+        if let Some((started, flops)) = self.started.take() {
+            // The first step has been timed: from now on submits are as long as the watchdogs comfortably allow.
+            let rate = flops as f64 / started.elapsed().as_secs_f64().max(1e-3);
+            self.pass.set_slice_flops((rate * SLICE_SECONDS) as u64);
+        }
+        let [loss, grad_norm, _, finite]: [f32; 4] = floats(&bytes)
+            .try_into()
+            .map_err(|_| Error::Gpu { message: "the report of a step has another size".into() })?;
+        Ok(StepMetrics { loss, grad_norm, skipped: finite != 1.0 })
+    }
+
+    /// Mean loss of `passes` and its gradients as an arena ([`Adapter::unpack`] reads it), without an update.
+    pub async fn gradients(&self, passes: &[Pass]) -> Result<(f32, Vec<u8>)> {
+        self.forward_backward(passes);
+        let loss = floats(&self.metrics.read(&self.gpu).await?)[0];
+        let grads = self.grads.read(&self.gpu).await?;
+        self.grads.clear(&self.gpu);
+        self.metrics.clear(&self.gpu);
+        self.gpu.check()?;
+        Ok((loss, grads))
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}

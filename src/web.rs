@@ -1,0 +1,304 @@
+//! The JavaScript face: converts arguments, results and errors, and nothing else. `www/src/worker.ts` is its caller.
+
+use std::rc::Rc;
+
+use js_sys::{Function, Object, Promise, Reflect, Uint8Array};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+use crate::data::Message;
+use crate::engine::{LoraOptions, Progress, Prompt};
+use crate::generate::GenerateOptions;
+use crate::gpu::DeviceOptions;
+use crate::io::{ByteSource, LocalBoxFuture};
+use crate::train::TrainOptions;
+use crate::{Error, Result};
+
+type JsResult<T> = std::result::Result<T, JsValue>;
+
+/// Runs once, when the module is instantiated.
+#[wasm_bindgen(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// A GPU and the model, examples, adapter and run on it. Methods that return promises must not overlap.
+#[wasm_bindgen]
+pub struct Engine {
+    engine: crate::engine::Engine,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct CreateOptions {
+    default_limits: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct LoadOptions {
+    context_length: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct DatasetOptions {
+    max_length: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct GenerateCall {
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    max_new_tokens: usize,
+    temperature: f32,
+    top_p: f32,
+    seed: u64,
+    strength: f32,
+}
+
+impl Default for GenerateCall {
+    fn default() -> Self {
+        let GenerateOptions { max_new_tokens, temperature, top_p, seed, strength } = GenerateOptions::default();
+        Self { messages: None, prompt: None, max_new_tokens, temperature, top_p, seed, strength }
+    }
+}
+
+#[derive(Serialize)]
+struct StepResult<R> {
+    done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<R>,
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Opens the GPU. Options: `defaultLimits`.
+    pub async fn create(options: JsValue) -> JsResult<Engine> {
+        let options: CreateOptions = from_js("options", options)?;
+        let device = DeviceOptions { default_limits: options.default_limits };
+        let engine = crate::engine::Engine::new(device).await.map_err(to_js_error)?;
+        Ok(Self { engine })
+    }
+
+    /// The GPU found.
+    pub fn device(&self) -> JsResult<JsValue> {
+        to_js(self.engine.device())
+    }
+
+    /// Loads `files`, each `{name, size, read(offset, length)}`. `on_progress` may return false to stop.
+    #[wasm_bindgen(js_name = loadModel)]
+    pub async fn load_model(
+        &mut self,
+        files: Vec<JsValue>,
+        options: JsValue,
+        on_progress: Function,
+    ) -> JsResult<JsValue> {
+        let options: LoadOptions = from_js("options", options)?;
+        let sources: Vec<Rc<dyn ByteSource>> = files
+            .iter()
+            .map(|file| Ok(Rc::new(JsSource::new(file)?) as Rc<dyn ByteSource>))
+            .collect::<JsResult<_>>()?;
+        let mut progress = |progress| goes_on(&on_progress, to_js(&progress));
+        let info = self.engine.load_model(&sources, options.context_length, &mut progress).await;
+        to_js(&info.map_err(to_js_error)?)
+    }
+
+    /// Reads examples and reports on them. Options: `maxLength`.
+    #[wasm_bindgen(js_name = loadDataset)]
+    pub fn load_dataset(&mut self, file: &str, bytes: &[u8], options: JsValue) -> JsResult<JsValue> {
+        let options: DatasetOptions = from_js("options", options)?;
+        to_js(&self.engine.load_dataset(file, bytes, options.max_length).map_err(to_js_error)?)
+    }
+
+    /// Forgets the examples.
+    #[wasm_bindgen(js_name = clearDataset)]
+    pub fn clear_dataset(&mut self) {
+        self.engine.clear_dataset();
+    }
+
+    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `targetModules`, `seed`.
+    #[wasm_bindgen(js_name = newAdapter)]
+    pub fn new_adapter(&mut self, options: JsValue) -> JsResult<JsValue> {
+        let options: LoraOptions = from_js("options", options)?;
+        to_js(&self.engine.new_adapter(options).map_err(to_js_error)?)
+    }
+
+    /// An adapter from the bytes of its two files.
+    #[wasm_bindgen(js_name = loadAdapter)]
+    pub fn load_adapter(&mut self, config: &[u8], weights: &[u8]) -> JsResult<JsValue> {
+        to_js(&self.engine.load_adapter(config, weights).map_err(to_js_error)?)
+    }
+
+    /// What the adapter is, or undefined.
+    #[wasm_bindgen(js_name = adapterInfo)]
+    pub fn adapter_info(&self) -> JsResult<JsValue> {
+        self.engine.adapter_info().map_or(Ok(JsValue::UNDEFINED), |info| to_js(&info))
+    }
+
+    /// The adapter's two files, `{config, weights}`.
+    #[wasm_bindgen(js_name = saveAdapter)]
+    pub async fn save_adapter(&self) -> JsResult<JsValue> {
+        let (config, weights) = self.engine.save_adapter().await.map_err(to_js_error)?;
+        let files = Object::new();
+        Reflect::set(&files, &"config".into(), &Uint8Array::from(&config[..]))?;
+        Reflect::set(&files, &"weights".into(), &Uint8Array::from(&weights[..]))?;
+        Ok(files.into())
+    }
+
+    /// Compiles a run; options as `TrainOptions` has them.
+    #[wasm_bindgen(js_name = startTraining)]
+    pub async fn start_training(&mut self, options: JsValue, on_progress: Function) -> JsResult<JsValue> {
+        let options: TrainOptions = from_js("options", options)?;
+        let mut progress = |progress: Progress| {
+            goes_on(&on_progress, to_js(&progress));
+        };
+        to_js(&self.engine.start_training(options, &mut progress).await.map_err(to_js_error)?)
+    }
+
+    /// Runs one step: `{done, report?}`.
+    #[wasm_bindgen(js_name = trainStep)]
+    pub async fn train_step(&mut self) -> JsResult<JsValue> {
+        let (done, report) = self.engine.train_step().await.map_err(to_js_error)?;
+        to_js(&StepResult { done, report })
+    }
+
+    /// Frees what training needs; the adapter stays.
+    #[wasm_bindgen(js_name = endTraining)]
+    pub fn end_training(&mut self) {
+        self.engine.end_training();
+    }
+
+    /// Answers `messages` or continues `prompt`. `on_token` is told text and may return false to stop.
+    pub async fn generate(&mut self, options: JsValue, on_token: Function) -> JsResult<JsValue> {
+        let call: GenerateCall = from_js("options", options)?;
+        let prompt = match (call.messages, call.prompt) {
+            (Some(messages), None) => Prompt::Messages(messages),
+            (None, Some(text)) => Prompt::Text(text),
+            (messages, _) => {
+                let value = if messages.is_some() { "both" } else { "neither" };
+                let allowed = "either 'messages' or 'prompt'".to_owned();
+                return Err(to_js_error(Error::BadSetting { name: "prompt".into(), value: value.into(), allowed }));
+            }
+        };
+        let options = GenerateOptions {
+            max_new_tokens: call.max_new_tokens,
+            temperature: call.temperature,
+            top_p: call.top_p,
+            seed: call.seed,
+            strength: call.strength,
+        };
+        let on_text = |text: &str| goes_on(&on_token, Ok(text.into()));
+        to_js(&self.engine.generate(&prompt, options, on_text).await.map_err(to_js_error)?)
+    }
+}
+
+/// Calls back; false when JavaScript returned false or threw.
+fn goes_on(callback: &Function, argument: JsResult<JsValue>) -> bool {
+    let returned = argument.and_then(|argument| callback.call1(&JsValue::NULL, &argument));
+    returned.is_ok_and(|returned| returned != JsValue::FALSE)
+}
+
+fn to_js(value: &impl Serialize) -> JsResult<JsValue> {
+    let serializer = serde_wasm_bindgen::Serializer::json_compatible();
+    value.serialize(&serializer).map_err(|error| JsValue::from_str(&error.to_string()))
+}
+
+/// Absent options are the defaults.
+fn from_js<T: DeserializeOwned + Default>(name: &str, value: JsValue) -> JsResult<T> {
+    if value.is_undefined() || value.is_null() {
+        return Ok(T::default());
+    }
+    serde_wasm_bindgen::from_value(value).map_err(|error| {
+        let allowed = "the options this method documents".to_owned();
+        to_js_error(Error::BadSetting { name: name.into(), value: error.to_string(), allowed })
+    })
+}
+
+/// `{code, message, …}` with the fields of the variant.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsError {
+    code: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed_bytes: Option<u64>,
+}
+
+fn to_js_error(error: Error) -> JsValue {
+    let shown = JsError { code: error.code(), message: error.to_string(), ..Default::default() };
+    let shown = match error {
+        Error::BadFile { file, .. } => JsError { file: Some(file), ..shown },
+        Error::Unsupported { file, field, .. } => JsError { file: Some(file), field: Some(field), ..shown },
+        Error::BadSetting { name, value, allowed } => {
+            JsError { name: Some(name), value: Some(value), allowed: Some(allowed), ..shown }
+        }
+        Error::BadData { file, line, .. } => JsError { file: Some(file), line, ..shown },
+        Error::OutOfMemory { needed_bytes, .. } => JsError { needed_bytes: Some(needed_bytes), ..shown },
+        _ => shown,
+    };
+    to_js(&shown).unwrap_or_else(|error| error)
+}
+
+/// Bytes that JavaScript reads for us: a `File`, HTTP ranges.
+struct JsSource {
+    name: String,
+    size_bytes: u64,
+    file: JsValue,
+    read: Function,
+}
+
+impl JsSource {
+    fn new(file: &JsValue) -> JsResult<Self> {
+        let get = |key: &str| Reflect::get(file, &key.into());
+        let name = get("name")?.as_string().ok_or("a file needs a name")?;
+        let size = get("size")?.as_f64().filter(|size| *size >= 0.0).ok_or("a file needs a size")?;
+        let read = get("read")?.dyn_into::<Function>()?;
+        Ok(Self { name, size_bytes: size as u64, file: file.clone(), read })
+    }
+
+    async fn fetch(&self, offset: u64, size: usize) -> JsResult<Vec<u8>> {
+        let promise = self.read.call2(&self.file, &(offset as f64).into(), &(size as f64).into())?;
+        let bytes = JsFuture::from(Promise::resolve(&promise)).await?;
+        Ok(bytes.dyn_into::<Uint8Array>()?.to_vec())
+    }
+}
+
+impl ByteSource for JsSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read(&self, offset: u64, size: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        Box::pin(async move {
+            let bad = |message: String| Error::BadFile { file: self.name.clone(), message };
+            let bytes = self.fetch(offset, size).await.map_err(|error| {
+                let message = Reflect::get(&error, &"message".into()).ok().and_then(|message| message.as_string());
+                bad(format!("cannot be read at byte {offset}: {}", message.unwrap_or_else(|| format!("{error:?}"))))
+            })?;
+            if bytes.len() != size {
+                return Err(bad(format!("{} bytes came at byte {offset} where {size} were asked", bytes.len())));
+            }
+            Ok(bytes)
+        })
+    }
+}

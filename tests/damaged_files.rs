@@ -1,0 +1,138 @@
+//! Thousands of random damages to each kind of file: an error or something usable comes back, never a panic.
+#![cfg(not(target_arch = "wasm32"))]
+
+#[path = "gguf_files/writer.rs"]
+mod writer;
+
+use std::rc::Rc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use web_lora::data::parse_jsonl;
+use web_lora::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, MemorySource, Message};
+
+/// Calls `check` with damaged copies of `bytes`: changed, cut, doubled, and with extreme numbers.
+fn damage(bytes: &[u8], copies: usize, mut check: impl FnMut(Vec<u8>)) {
+    let mut random = ChaCha8Rng::seed_from_u64(41);
+    for _ in 0..copies {
+        let mut copy = bytes.to_vec();
+        for _ in 0..random.random_range(1..4) {
+            let at = random.random_range(0..copy.len());
+            match random.random_range(0..6) {
+                0 => copy[at] = random.random(),
+                1 => copy[at] ^= 1 << random.random_range(0..8),
+                2 => copy.truncate(at.max(1)),
+                3 => {
+                    let end = (at + random.random_range(1..64)).min(copy.len());
+                    let part = copy[at..end].to_vec();
+                    copy.splice(at..at, part);
+                }
+                4 => {
+                    let number: u64 =
+                        [0, 1, 0x7fff_ffff, 0x8000_0000, u64::MAX >> 1, u64::MAX][random.random_range(0..6)];
+                    let end = (at + 8).min(copy.len());
+                    copy[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
+                }
+                _ => {
+                    let end = (at + random.random_range(1..32)).min(copy.len());
+                    copy.drain(at..end);
+                    if copy.is_empty() {
+                        copy.push(0);
+                    }
+                }
+            }
+        }
+        check(copy);
+    }
+}
+
+/// Uses a model in every way there is, if it opens.
+fn use_model(files: Vec<(&str, Vec<u8>)>) -> bool {
+    let sources: Vec<Rc<dyn ByteSource>> =
+        files.into_iter().map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes)) as Rc<dyn ByteSource>).collect();
+    let Ok(model) = pollster::block_on(Checkpoint::open(&sources)) else { return false };
+    for tensor in model.tensors() {
+        let values = pollster::block_on(model.read_f32(&tensor.name)).expect("checked when it was opened");
+        assert_eq!(values.len(), tensor.rows() * tensor.cols());
+    }
+    if let Ok(tokenizer) = model.tokenizer() {
+        if let Ok(ids) = tokenizer.encode("the <s>user used a theft: é🙂 123") {
+            let _ = tokenizer.decode(&ids, false);
+        }
+        let _ = tokenizer.decode(&(0..300).collect::<Vec<_>>(), true);
+    }
+    if let Ok(Some(template)) = model.chat_template() {
+        let _ = template.render(&[Message { role: "user".to_owned(), content: "hi".to_owned() }], true);
+    }
+    true
+}
+
+#[test]
+fn damaged_gguf_files() {
+    let mut model = writer::small_model();
+    model.set("tokenizer.chat_template", 8, writer::text("{% for m in messages %}{{ m.content }}{% endfor %}"));
+    let (whole, header) = (model.bytes(), model.header().len());
+    let mut opened = 0;
+    damage(&whole[..header], 4000, |damaged| {
+        opened += usize::from(use_model(vec![("m.gguf", [&damaged, &whole[header..]].concat())]));
+    });
+    println!("{opened} of 4000 opened");
+}
+
+#[test]
+fn damaged_folders() {
+    let tokenizer = br#"{"added_tokens": [{"id": 5, "content": "<s>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": "\\s+|[a-z]{1,3}(?!x)"}, "behavior": "Isolated", "invert": false},
+            {"type": "Digits", "individual_digits": true},
+            {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}]},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "ByteLevel"}]},
+        "model": {"type": "BPE", "unk_token": "a", "fuse_unk": true, "byte_fallback": true,
+            "vocab": {"a": 0, "b": 1, "ab": 2, "t": 3, "<0x41>": 4}, "merges": [["a", "b"]]}}"#;
+    let header = br#"{"a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}"#;
+    let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+    let settings = br#"{"bos_token": {"content": "<s>"}, "eos_token": "<s>", "chat_template": [{"name": "default", "template": "{{ bos_token }}"}]}"#;
+    let files = [
+        ("config.json", br#"{"eos_token_id": [4, 99], "bos_token_id": 1}"#.to_vec()),
+        ("model.safetensors", weights),
+        ("tokenizer.json", tokenizer.to_vec()),
+        ("tokenizer_config.json", settings.to_vec()),
+    ];
+    assert!(use_model(files.to_vec()));
+    for (i, (name, bytes)) in files.iter().enumerate() {
+        let mut opened = 0;
+        damage(bytes, 3000, |damaged| {
+            let mut files = files.to_vec();
+            files[i].1 = damaged;
+            opened += usize::from(use_model(files));
+        });
+        println!("{name}: {opened} of 3000 opened");
+    }
+}
+
+#[test]
+fn damaged_adapters_examples_and_templates() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/llama3-ropescaled-untied/adapter");
+    let config = std::fs::read(format!("{golden}/adapter_config.json")).expect("the golden adapter is there");
+    let weights = std::fs::read(format!("{golden}/adapter_model.safetensors")).unwrap();
+    damage(&config, 3000, |damaged| drop(AdapterFile::parse(&damaged, &weights)));
+    // The header is what can lie; the rest is numbers.
+    let header = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    damage(&weights[..header], 3000, |damaged| {
+        drop(AdapterFile::parse(&config, &[&damaged, &weights[header..]].concat()))
+    });
+
+    let lines = b"\xef\xbb\xbf{\"messages\": [{\"role\": \"user\", \"content\": \"\\u00e9\xf0\x9f\x99\x82\"}]}\r\n{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"text\": \"c\"}";
+    damage(lines, 5000, |damaged| drop(parse_jsonl("a.jsonl", &damaged)));
+
+    let source = "{% for m in messages %}{%- if m.role == 'user' -%}[{{ m['content'] | trim | tojson }}]{% endif %}{% generation %}{{ m.content[1:] ~ loop.index }}{% endgeneration %}{% endfor %}{% set ns = namespace(a=1) %}{{ strftime_now('%d') }}";
+    let messages = [Message { role: "user".to_owned(), content: "é🙂".to_owned() }];
+    damage(source.as_bytes(), 5000, |damaged| {
+        if let Ok(template) = ChatTemplate::new("t", &String::from_utf8_lossy(&damaged), "<s>", "</s>") {
+            let _ = template.render(&messages, true);
+        }
+    });
+}

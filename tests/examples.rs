@@ -1,0 +1,226 @@
+//! Files of examples: each broken line is named, and what is learned of each sound one is what should be.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::rc::Rc;
+
+use web_lora::Error;
+use web_lora::data::{Dataset, Example, Record, parse_jsonl, tokenize};
+use web_lora::io::{ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
+
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.to_owned(), content: content.to_owned() }
+}
+
+#[test]
+fn records_are_read() {
+    let file = concat!(
+        "\u{feff}{\"text\": \"a\"}\r\n",
+        "\n  \t\r\n",
+        " {\"prompt\": \"p\", \"completion\": \"\", \"source\": 7} \n",
+        "{\"text\": \"ignored\", \"messages\": [{\"role\": \"user\", \"content\": \"é\", \"name\": \"x\"}]}\n",
+        "{\"prompt\": [{\"role\": \"user\", \"content\": \"p\"}], \"completion\": [{\"role\": \"assistant\", \"content\": \"c\"}]}",
+    );
+    let (records, errors) = parse_jsonl("a.jsonl", file.as_bytes()).unwrap();
+    assert_eq!(errors, []);
+    let expected = vec![
+        (1, Record::Text("a".to_owned())),
+        (4, Record::PromptCompletion { prompt: "p".to_owned(), completion: String::new() }),
+        (5, Record::Messages { messages: vec![message("user", "é")], given: 0 }),
+        (6, Record::Messages { messages: vec![message("user", "p"), message("assistant", "c")], given: 1 }),
+    ];
+    assert_eq!(records, expected);
+}
+
+#[test]
+fn broken_lines_are_named() {
+    let deep = "[".repeat(100_000);
+    let cases: &[(&[u8], &str)] = &[
+        (b"{\"text\": \"a\"", "it is not JSON: EOF while parsing an object at column 12"),
+        (b"{\"text\": \"a\"} x", "it is not JSON: trailing characters"),
+        (b"{\"text\": \"\\ud800\"}", "it is not JSON"),
+        (b"{\"text\": \"\xff\"}", "byte 11 of the line is not UTF-8"),
+        (deep.as_bytes(), "it is not JSON: recursion limit exceeded"),
+        (b"\"text\"", "it is not a JSON object"),
+        (b"{}", "it has no fields; needed is 'messages', or"),
+        (b"{\"instruction\": 1, \"output\": 2}", "it has 'instruction', 'output'; needed is"),
+        (b"{\"text\": 3}", "'text' is not a text"),
+        (b"{\"prompt\": \"a\"}", "it has 'prompt' but no 'completion'"),
+        (b"{\"completion\": \"a\"}", "it has 'completion' but no 'prompt'"),
+        (b"{\"prompt\": \"a\", \"completion\": []}", "neither both texts nor both lists"),
+        (b"{\"prompt\": 1, \"completion\": 2}", "neither both texts nor both lists"),
+        (b"{\"messages\": \"a\"}", "'messages' is not a list of messages"),
+        (b"{\"messages\": []}", "'messages' is empty"),
+        (b"{\"messages\": [1]}", "'messages', message 1: it is not an object"),
+        (b"{\"messages\": [{\"role\": \"user\"}]}", "'messages', message 1: 'content' is missing"),
+        (b"{\"messages\": [{\"role\": 1, \"content\": \"a\"}]}", "'messages', message 1: 'role' is not a text"),
+        (b"{\"messages\": [{\"role\": \"a\", \"content\": null}]}", "message 1: 'content' is not a text"),
+    ];
+    for (line, words) in cases {
+        let file = [b"{\"text\": \"good\"}\n\n", *line, b"\n{\"text\": \"good\"}"].concat();
+        let (records, errors) = parse_jsonl("a.jsonl", &file).unwrap();
+        assert_eq!((records.len(), errors.len(), errors[0].line), (2, 1, 3));
+        assert!(errors[0].message.contains(words), "{words}: {}", errors[0].message);
+    }
+    let many = [b"{\"text\": \"good\"}\n".to_vec(), b"x\n".repeat(5000)].concat();
+    let (_, errors) = parse_jsonl("a.jsonl", &many).unwrap();
+    assert_eq!((errors.len(), errors[1000].message.as_str()), (1001, "further errors are not listed"));
+    let long = [b"{\"text\": \"", vec![b'x'; 17 << 20].as_slice(), b"\"}\n{\"text\": \"good\"}"].concat();
+    assert!(parse_jsonl("a.jsonl", &long).unwrap().1[0].message.contains("at most 16777216 are read"));
+    let turns = format!("{{\"messages\": [{}{{}}]}}\n{{\"text\": \"good\"}}", "{},".repeat(1000));
+    assert!(parse_jsonl("a.jsonl", turns.as_bytes()).unwrap().1[0].message.contains("has 1001 messages"));
+}
+
+#[test]
+fn files_without_a_record_say_why() {
+    let utf16: Vec<u8> = "{\"text\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let cases: &[(&[u8], &str)] = &[
+        (b"", "a.jsonl: it is empty"),
+        (b"\n \r\n", "a.jsonl: it is empty"),
+        (b"\xef\xbb\xbf", "a.jsonl: it is empty"),
+        (b"\xff\xfe{\0", "a.jsonl: it is UTF-16 or no text at all"),
+        (b"\xfe\xff\0{", "a.jsonl: it is UTF-16 or no text at all"),
+        (&utf16, "a.jsonl: it is UTF-16 or no text at all"),
+        (b"PK\x03\x04\0\0\0\0", "a.jsonl: it is UTF-16 or no text at all"),
+        (b"[\n{\"text\": \"a\"},\n{\"text\": \"b\"}\n]", "a.jsonl: it is one JSON list"),
+        (b"\nid,text\n1,=1+1\n", "a.jsonl, line 2: it is not JSON"),
+    ];
+    for (file, words) in cases {
+        let error = parse_jsonl("a.jsonl", file).unwrap_err();
+        assert!(matches!(error, Error::BadData { .. }));
+        assert!(error.to_string().starts_with(words), "{words}: {error}");
+    }
+}
+
+/// A tokenizer of single bytes, with the special tokens `<s>` and `<end>`.
+fn byte_tokenizer(add_bos: bool) -> Tokenizer {
+    let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789<>/|:.,!?'éĠĊÃ©".chars();
+    let mut vocab: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
+    for letter in letters {
+        let id = vocab.len();
+        vocab.entry(letter.to_string()).or_insert(id.into());
+    }
+    let token = |id: usize, content: &str| {
+        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false});
+    let tokenizer = serde_json::json!({
+        "added_tokens": [token(vocab.len(), "<s>"), token(vocab.len() + 1, "<end>")],
+        "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}
+    });
+    let settings = serde_json::json!({"bos_token": "<s>", "eos_token": "<end>", "add_bos_token": add_bos});
+    let files = [
+        ("config.json", b"{}".to_vec()),
+        ("model.safetensors", [&2u64.to_le_bytes()[..], b"{}"].concat()),
+        ("tokenizer.json", serde_json::to_vec(&tokenizer).unwrap()),
+        ("tokenizer_config.json", serde_json::to_vec(&settings).unwrap()),
+    ];
+    let files = files.map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes)) as Rc<dyn ByteSource>);
+    pollster::block_on(Checkpoint::open(&files)).unwrap().tokenizer().unwrap()
+}
+
+/// The example's text with what is learned in brackets.
+fn shown(example: &Example, tokenizer: &Tokenizer) -> String {
+    let mut text = String::new();
+    let mut inside = false;
+    for (&id, &supervised) in example.ids.iter().zip(&example.supervised) {
+        if supervised != inside {
+            text.push(if supervised { '[' } else { ']' });
+            inside = supervised;
+        }
+        text += &tokenizer.decode(&[id], false).unwrap();
+    }
+    if inside { text + "]" } else { text }
+}
+
+const PLAIN: &str = "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}<end>\n{% endfor %}{% if add_generation_prompt %}<s>assistant:{% endif %}";
+
+#[test]
+fn what_is_learned_is_the_answer_and_its_end() {
+    let tokenizer = byte_tokenizer(false);
+    let template = ChatTemplate::new("t", PLAIN, "<s>", "<end>").unwrap();
+    let show = |record: &Record, max_length: usize| {
+        tokenize(record, &tokenizer, Some(&template), max_length).map(|example| shown(&example, &tokenizer))
+    };
+    let messages = vec![
+        message("system", "s"),
+        message("user", "q"),
+        message("assistant", "one <end> two"),
+        message("user", "r"),
+        message("assistant", ""),
+        message("assistant", "x"),
+    ];
+    let all = Record::Messages { messages: messages.clone(), given: 0 };
+    assert_eq!(
+        show(&all, 1000).unwrap(),
+        "<s>system:s<end>\n<s>user:q<end>\n<s>assistant:[one <end> two<end>]\n<s>user:r<end>\n\
+         <s>assistant:[<end>]\n<s>assistant:[x<end>]\n"
+    );
+    let last = Record::Messages { messages, given: 4 };
+    assert!(
+        show(&last, 1000).unwrap().contains("<s>assistant:one <end> two<end>\n<s>user:r<end>\n<s>assistant:[<end>]")
+    );
+    assert_eq!(show(&all, 18).unwrap(), "<s>system:s<end>\n<s>user:q");
+    assert_eq!(show(&all, 0).unwrap(), "");
+
+    let pair = Record::PromptCompletion { prompt: "ab".to_owned(), completion: " cd".to_owned() };
+    assert_eq!(show(&pair, 1000).unwrap(), "ab[ cd<end>]");
+    let no_prompt = Record::PromptCompletion { prompt: String::new(), completion: "cd<end>".to_owned() };
+    assert_eq!(show(&no_prompt, 1000).unwrap(), "c[d<end>]");
+    assert_eq!(show(&Record::Text("abc".to_owned()), 1000).unwrap(), "a[bc<end>]");
+    assert_eq!(show(&Record::Text(String::new()), 1000).unwrap(), "<end>");
+
+    let with_bos = byte_tokenizer(true);
+    let example = tokenize(&Record::Text("abc".to_owned()), &with_bos, None, 1000).unwrap();
+    assert_eq!(shown(&example, &with_bos), "<s>[abc<end>]");
+    let example = tokenize(&pair, &with_bos, None, 1000).unwrap();
+    assert_eq!(shown(&example, &with_bos), "<s>ab[ cd<end>]");
+}
+
+#[test]
+fn templates_that_cannot_be_taken_apart_are_refused() {
+    let tokenizer = byte_tokenizer(false);
+    let record = Record::Messages {
+        messages: vec![message("user", "q"), message("assistant", "a"), message("user", "r")],
+        given: 0,
+    };
+    // Answers before the last question are written differently.
+    let forgetful = "{% for m in messages %}{{ m.content if loop.last else '.' }}{% endfor %}";
+    let template = ChatTemplate::new("t", forgetful, "<s>", "<end>").unwrap();
+    let error = tokenize(&record, &tokenizer, Some(&template), 1000).unwrap_err().to_string();
+    assert!(error.contains("message 2: the chat template writes a conversation differently"), "{error}");
+    let error = tokenize(&record, &tokenizer, None, 1000).unwrap_err().to_string();
+    assert!(error.contains("the model has no chat template"), "{error}");
+}
+
+#[test]
+fn examples_with_nothing_to_learn_are_line_errors() {
+    let tokenizer = byte_tokenizer(false);
+    let template = ChatTemplate::new("t", PLAIN, "<s>", "<end>").unwrap();
+    let dataset =
+        |file: &str, max_length| Dataset::new("a.jsonl", file.as_bytes(), &tokenizer, Some(&template), max_length);
+    let question = "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}]}";
+    let long = "{\"prompt\": \"abcdefgh\", \"completion\": \"i\"}";
+    let unknown = "{\"text\": \"\"}";
+    let good = "{\"text\": \"abcdef\"}";
+
+    let mixed = dataset(&format!("{question}\n{long}\n{unknown}\n{good}\nx"), 4).unwrap();
+    assert_eq!((mixed.examples.len(), mixed.examples[0].line, mixed.examples[0].truncated), (1, 4, true));
+    let errors: Vec<(usize, &str)> = mixed.errors.iter().map(|error| (error.line, error.message.as_str())).collect();
+    assert_eq!(errors[0], (1, "nothing to learn is left of it within 4 tokens"));
+    assert_eq!(errors[1], (2, "nothing to learn is left of it within 4 tokens"));
+    assert_eq!(errors[2], (3, "there is nothing to learn in it: no answer"));
+    assert_eq!(errors[3].0, 5);
+    let report = serde_json::to_value(mixed.report(&tokenizer).unwrap()).unwrap();
+    assert_eq!(report["supervisedTokens"], 3);
+    assert_eq!((&report["tokens"], &report["longest"], &report["truncated"]), (&4.into(), &4.into(), &1.into()));
+    assert_eq!(report["preview"][0]["pieces"][1], serde_json::json!({"text": "bcd", "supervised": true}));
+
+    let error = dataset(&format!("{question}\n{question}"), 100).unwrap_err();
+    assert_eq!(error.code(), "bad_data");
+    assert_eq!(
+        error.to_string(),
+        "a.jsonl, line 1: no example can be used: there is nothing to learn in it: no answer"
+    );
+}

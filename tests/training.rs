@@ -1,0 +1,186 @@
+//! The engine as users drive it, on a tiny chat model: load, examples, training, answers, adapter out and in. The same
+//! tests run natively and, as wasm, in a browser.
+
+use std::rc::Rc;
+
+use web_lora::Error;
+use web_lora::data::Message;
+use web_lora::engine::{Engine, LoraOptions, Prompt};
+use web_lora::generate::GenerateOptions;
+use web_lora::gpu::DeviceOptions;
+use web_lora::io::{AdapterFile, ByteSource, MemorySource};
+use web_lora::train::TrainOptions;
+
+#[cfg(target_arch = "wasm32")]
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
+/// An async test, native or in a browser.
+macro_rules! engine_test {
+    ($name:ident, $body:expr) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        #[test]
+        fn $name() {
+            pollster::block_on($body);
+        }
+        #[cfg(target_arch = "wasm32")]
+        #[wasm_bindgen_test::wasm_bindgen_test]
+        async fn $name() {
+            $body.await;
+        }
+    };
+}
+
+const DATA: &str = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "arr"}]}
+{"messages": [{"role": "user", "content": "who"}, {"role": "assistant", "content": "a pirate"}]}
+{"prompt": "one two", "completion": " three"}
+{"text": "sea and ship"}
+"#;
+
+fn tiny_model() -> Vec<Rc<dyn ByteSource>> {
+    let files: [(&str, &[u8]); 4] = [
+        ("config.json", include_bytes!("fixtures/golden/llama-gqa-tied/config.json")),
+        ("model.safetensors", include_bytes!("fixtures/golden/llama-gqa-tied/model.safetensors")),
+        ("tokenizer.json", include_bytes!("fixtures/tiny-chat/tokenizer.json")),
+        ("tokenizer_config.json", include_bytes!("fixtures/tiny-chat/tokenizer_config.json")),
+    ];
+    files.map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes.to_vec())) as Rc<dyn ByteSource>).to_vec()
+}
+
+async fn engine() -> Engine {
+    let mut engine = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    let info = engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
+    assert!(info.has_tokenizer && info.has_chat_template);
+    engine
+}
+
+fn options(steps: usize) -> TrainOptions {
+    TrainOptions { steps: Some(steps), batch_size: 2, learning_rate: 1e-2, warmup_steps: Some(0), ..Default::default() }
+}
+
+/// Trains to the end; the loss of every step.
+async fn train(engine: &mut Engine, options: TrainOptions) -> Vec<f32> {
+    let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
+    let mut losses = vec![];
+    loop {
+        let (done, report) = engine.train_step().await.unwrap();
+        if let Some(report) = report {
+            losses.push(report.loss);
+            assert_eq!((report.step, report.steps, report.skipped), (losses.len(), plan.steps, false));
+        }
+        if done {
+            return losses;
+        }
+    }
+}
+
+async fn answer(engine: &mut Engine, strength: f32, temperature: f32) -> String {
+    let prompt = Prompt::Messages(vec![Message { role: "user".into(), content: "hi".into() }]);
+    let options = GenerateOptions { max_new_tokens: 12, strength, temperature, seed: 3, ..Default::default() };
+    engine.generate(&prompt, options, |_| true).await.unwrap().text
+}
+
+engine_test!(a_run_learns_its_examples_and_comes_back_from_its_files, async {
+    let mut engine = engine().await;
+    let report = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    assert_eq!((report.examples, report.errors.len()), (4, 0));
+    engine.new_adapter(LoraOptions::default()).unwrap();
+    let base = answer(&mut engine, 0.0, 0.0).await;
+    assert_eq!(answer(&mut engine, 1.0, 0.0).await, base, "B is zero before training");
+    let losses = train(&mut engine, options(40)).await;
+    assert_eq!(losses.len(), 40);
+    assert!(losses[38] + losses[39] < 0.5 * (losses[0] + losses[1]), "{losses:?}");
+    let tuned = answer(&mut engine, 1.0, 0.0).await;
+    assert_eq!(tuned, "arr");
+    assert_eq!(answer(&mut engine, 0.0, 0.0).await, base, "at strength 0 the model is the base");
+    assert_eq!(answer(&mut engine, 1.0, 1.0).await, answer(&mut engine, 1.0, 1.0).await, "one seed, one sample");
+
+    let (config, weights) = engine.save_adapter().await.unwrap();
+    engine.new_adapter(LoraOptions::default()).unwrap();
+    engine.load_adapter(&config, &weights).unwrap();
+    assert_eq!(answer(&mut engine, 1.0, 0.0).await, tuned);
+    assert_eq!(engine.save_adapter().await.unwrap().1, weights, "what is read back is what was written");
+    // A loaded adapter can be trained on.
+    let losses = train(&mut engine, options(2)).await;
+    assert!(losses.iter().all(|loss| *loss < 1.0), "{losses:?}");
+});
+
+engine_test!(one_seed_gives_the_same_bytes, async {
+    let mut files = vec![];
+    for seed in [5, 5, 6] {
+        let mut engine = engine().await;
+        engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+        engine.new_adapter(LoraOptions { seed, r: 3, use_rslora: true, ..Default::default() }).unwrap();
+        train(&mut engine, TrainOptions { seed, ..options(6) }).await;
+        files.push(engine.save_adapter().await.unwrap());
+    }
+    assert!(files[0] == files[1] && files[0].1 != files[2].1);
+});
+
+engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
+    let mut engine = engine().await;
+    engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    let mut finals = vec![];
+    for tokens_per_pass in [None, Some(64)] {
+        engine.new_adapter(LoraOptions::default()).unwrap();
+        let losses = train(&mut engine, TrainOptions { batch_size: 4, tokens_per_pass, ..options(5) }).await;
+        finals.push(losses);
+    }
+    for (one, several) in finals[0].iter().zip(&finals[1]) {
+        // The same sums in another order.
+        assert!((one - several).abs() < 1e-5 * one, "{finals:?}");
+    }
+});
+
+engine_test!(only_what_is_adapted_is_trained, async {
+    let mut engine = engine().await;
+    engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    for targets in [vec!["down_proj"], vec!["q_proj"], vec!["gate_proj", "o_proj"], vec!["v_proj", "up_proj"]] {
+        let target_modules = Some(targets.iter().map(|target| target.to_string()).collect());
+        engine.new_adapter(LoraOptions { target_modules, ..Default::default() }).unwrap();
+        let losses = train(&mut engine, options(20)).await;
+        assert!(losses[19] < losses[0], "{targets:?}: {losses:?}");
+        let (config, weights) = engine.save_adapter().await.unwrap();
+        let file = AdapterFile::parse(&config, &weights).unwrap();
+        assert!(file.tensors.keys().all(|name| targets.iter().any(|target| name.contains(target))));
+        let zero = file.tensors.iter().find(|(name, b)| name.ends_with("lora_B") && b.data.iter().all(|v| *v == 0.0));
+        assert!(zero.is_none(), "{:?} has not moved", zero.map(|(name, _)| name));
+    }
+});
+
+engine_test!(what_cannot_be_done_is_said, async {
+    let mut empty = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    let not_ready = |result: Result<(), Error>| assert_eq!(result.unwrap_err().code(), "not_ready");
+    not_ready(empty.load_dataset("d", DATA.as_bytes(), None).map(drop));
+    not_ready(empty.new_adapter(LoraOptions::default()).map(drop));
+    not_ready(empty.start_training(options(1), &mut |_| ()).await.map(drop));
+    not_ready(empty.train_step().await.map(drop));
+    not_ready(empty.save_adapter().await.map(drop));
+
+    let mut engine = engine().await;
+    let setting = |result: Result<(), Error>, expected: &str| match result {
+        Err(Error::BadSetting { name, .. }) => assert_eq!(name, expected),
+        other => panic!("{expected}: {other:?}"),
+    };
+    let lora = LoraOptions::default;
+    setting(engine.new_adapter(LoraOptions { r: 0, ..lora() }).map(drop), "r");
+    setting(engine.new_adapter(LoraOptions { r: 1 << 20, ..lora() }).map(drop), "r");
+    setting(engine.new_adapter(LoraOptions { lora_alpha: f32::NAN, ..lora() }).map(drop), "lora_alpha");
+    setting(engine.new_adapter(LoraOptions { target_modules: Some(vec![]), ..lora() }).map(drop), "target_modules");
+    let unknown = Some(vec!["c_attn".into()]);
+    setting(engine.new_adapter(LoraOptions { target_modules: unknown, ..lora() }).map(drop), "target_modules");
+    setting(engine.load_dataset("d", DATA.as_bytes(), Some(1)).map(drop), "maxLength");
+    engine.load_dataset("d", DATA.as_bytes(), None).unwrap();
+    setting(
+        engine.start_training(TrainOptions { batch_size: 0, ..options(1) }, &mut |_| ()).await.map(drop),
+        "batchSize",
+    );
+    let short = TrainOptions { tokens_per_pass: Some(16), ..options(1) };
+    setting(engine.start_training(short, &mut |_| ()).await.map(drop), "tokensPerPass");
+    let text = Prompt::Text("hi".into());
+    let hot = GenerateOptions { temperature: -1.0, ..Default::default() };
+    setting(engine.generate(&text, hot, |_| true).await.map(drop), "temperature");
+
+    assert_eq!(engine.load_dataset("d", b"{}", None).unwrap_err().code(), "bad_data");
+    let stopped = engine.load_model(&tiny_model(), None, &mut |progress| progress.phase != "weights").await;
+    assert_eq!(stopped.unwrap_err(), Error::Cancelled);
+});
