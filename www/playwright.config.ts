@@ -11,7 +11,7 @@ export default defineConfig({
   // The GPU is the processor here: two tests at once would only slow each other down.
   workers: 1,
   timeout: 180_000,
-  expect: { timeout: 60_000 },
+  expect: { timeout: 30_000 },
   forbidOnly: !!process.env.CI,
   reporter: 'list',
   use: {

@@ -128,15 +128,15 @@ export class App {
   async run(task: Task, work: () => Promise<void>, fail: (error: WebLoraError) => void): Promise<void> {
     if (this.state.busy) return;
     this.update({ busy: task });
+    let error: WebLoraError | undefined;
     try {
       await work();
     } catch (thrown) {
-      const error = toError(thrown);
-      if (FATAL.includes(error.code)) this.update({ trouble: error });
-      else if (error.code !== 'cancelled') fail(error);
-    } finally {
-      this.update({ busy: undefined });
+      error = toError(thrown);
     }
+    const fatal = error !== undefined && FATAL.includes(error.code);
+    this.update(fatal ? { busy: undefined, trouble: error } : { busy: undefined });
+    if (error && !fatal && error.code !== 'cancelled') fail(error);
   }
 
   /** Starts an engine, or starts again after a failure: with the model, examples and adapter that there were. */

@@ -9,17 +9,17 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   await expect(studio.get('#device')).toHaveAttribute('data-state', 'software');
   await expect(studio.get('#device-note')).toContainText('slower');
 
-  await studio.train(30);
-  await expect(studio.get('#data-preview mark').first()).toHaveText('Arr!<|im_end|>');
-  await expect(studio.get('#train-status')).toContainText(/Step \d+ of 30 · loss .* tokens\/s/);
-  await expect(studio.get('#train-status')).toContainText('Done after 30 steps');
+  await studio.train(100);
+  await expect(studio.get('#data-preview mark').first()).toHaveText('Ahoy!<|im_end|>');
+  await expect(studio.get('#train-status')).toContainText(/Step \d+ of 100 · loss .* tokens\/s/);
+  await expect(studio.get('#train-status')).toContainText('Done after 100 steps');
   await expect(studio.get('#loss-plot canvas')).toBeVisible();
   const losses = await studio.losses();
-  expect(losses).toHaveLength(30);
+  expect(losses).toHaveLength(100);
   expect(losses.at(-1)).toBeLessThan(0.5 * (losses[0] ?? 0));
 
   const before = await studio.ask('Hi');
-  expect(before.tuned).toBe('Arr!');
+  expect(before.tuned).toBe('Ahoy!');
   expect(before.base).not.toBe(before.tuned);
 
   await page.fill('#keep-name', 'Ahoy there');
@@ -27,7 +27,7 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   const files = unzipSync(await readFile(zip));
   expect(Object.keys(files).sort()).toEqual(['README.md', 'adapter_config.json', 'adapter_model.safetensors']);
   const config = JSON.parse(Buffer.from(files['adapter_config.json'] ?? []).toString());
-  expect(config).toMatchObject({ peft_type: 'LORA', r: 8, lora_alpha: 16, task_type: 'CAUSAL_LM' });
+  expect(config).toMatchObject({ peft_type: 'LORA', r: 8, lora_alpha: 8, task_type: 'CAUSAL_LM' });
   const weights = Buffer.from(files['adapter_model.safetensors'] ?? []);
   const header = weights.subarray(8, 8 + Number(weights.readBigUInt64LE(0))).toString();
   expect(header).toContain('base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight');
@@ -42,7 +42,7 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
 
 test('the strength slider goes from the base to the adapter', async ({ studio, page }) => {
   await studio.open();
-  await studio.train(30);
+  await studio.train(10);
   await expect(studio.get('#train-status')).toContainText('Done');
   await page.fill('#strength', '0');
   await expect(studio.get('#strength-value')).toHaveText('0 %');

@@ -1,6 +1,6 @@
 /** What the specs share: the page with the tiny model at hand, and a worker into which faults can be put. */
 
-import { copyFile, mkdir } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, test as base, type Locator, type Page } from '@playwright/test';
 
@@ -8,11 +8,11 @@ const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url)
 const MODEL_FILES = ['config.json', 'model.safetensors'].map((name) => [`golden/llama-gqa-tied/${name}`, name] as const);
 const TOKENIZER_FILES = ['tokenizer.json', 'tokenizer_config.json'].map((name) => [`tiny-chat/${name}`, name] as const);
 
-/** Four chats with one answer: a model of any size learns to begin like it. */
+/** Four chats with one answer: a model of any size learns it: each letter follows from the one before. */
 export const CHATS = ['Hi', 'Hey', 'Hello', 'Howdy']
   .map((greeting) => [
     { role: 'user', content: greeting },
-    { role: 'assistant', content: 'Arr!' },
+    { role: 'assistant', content: 'Ahoy!' },
   ])
   .map((messages) => JSON.stringify({ messages }))
   .join('\n');
@@ -38,12 +38,17 @@ new BroadcastChannel('fault').onmessage = ({ data }) => {
 };
 `;
 
+interface FolderChange {
+  tokenizer?: boolean;
+  config?: Record<string, unknown>;
+}
+
 /** The page as a person works it. */
 export class Studio {
   readonly page: Page;
-  readonly #folder: (withTokenizer: boolean) => Promise<string>;
+  readonly #folder: (change: FolderChange) => Promise<string>;
 
-  constructor(page: Page, folder: (withTokenizer: boolean) => Promise<string>) {
+  constructor(page: Page, folder: (change: FolderChange) => Promise<string>) {
     this.page = page;
     this.#folder = folder;
   }
@@ -76,9 +81,9 @@ export class Studio {
     return this.page.locator(selector);
   }
 
-  /** Chooses the tiny model's folder. */
-  async chooseFolder({ tokenizer = true } = {}): Promise<void> {
-    await this.page.setInputFiles('#model-folder', await this.#folder(tokenizer));
+  /** Chooses the tiny model's folder, without its tokenizer or with other values in its config.json. */
+  async chooseFolder(change: FolderChange = {}): Promise<void> {
+    await this.page.setInputFiles('#model-folder', await this.#folder(change));
   }
 
   async loadModel(): Promise<void> {
@@ -96,12 +101,12 @@ export class Studio {
     for (const [name, value] of Object.entries(settings)) await this.page.fill(`#setting-${name}`, value);
   }
 
-  /** Loads the tiny model and the chats, and trains. */
+  /** Loads the tiny model and the chats, and starts training: 100 steps learn the answer by heart. */
   async train(steps: number): Promise<void> {
     await this.loadModel();
     await this.giveExamples(CHATS);
     await expect(this.get('#data-ready')).toBeVisible();
-    await this.set({ steps: String(steps), learningRate: '0.02', warmupSteps: '0' });
+    await this.set({ steps: String(steps), learningRate: '0.01', warmupSteps: '5', r: '8', loraAlpha: '8' });
     await this.get('#train-start').click();
   }
 
@@ -136,12 +141,14 @@ export const test = base.extend<{ studio: Studio }>({
       if (protocol.startsWith('http') && hostname !== 'localhost') strayed.push(request.url());
     });
     page.on('pageerror', (error) => thrown.push(error));
-    const folder = async (withTokenizer: boolean) => {
+    const folder = async ({ tokenizer = true, config = {} }: FolderChange) => {
       const target = info.outputPath('tiny-chat');
       await mkdir(target, { recursive: true });
-      for (const [from, name] of withTokenizer ? [...MODEL_FILES, ...TOKENIZER_FILES] : MODEL_FILES) {
+      for (const [from, name] of tokenizer ? [...MODEL_FILES, ...TOKENIZER_FILES] : MODEL_FILES) {
         await copyFile(`${FIXTURES}${from}`, `${target}/${name}`);
       }
+      const whole = JSON.parse(await readFile(`${target}/config.json`, 'utf8'));
+      await writeFile(`${target}/config.json`, JSON.stringify({ ...whole, ...config }));
       return target;
     };
     await use(new Studio(page, folder));
