@@ -114,7 +114,15 @@ async function create(options: { defaultLimits?: boolean }) {
     throw new WebLoraError({ code: 'no_webgpu', message });
   }
   engine = await createWasmEngine(options);
-  return engine.device();
+  const device = engine.device();
+  return { ...device, name: device.name || (await adapterName()) };
+}
+
+/** What the browser tells of its adapter where it withholds the description that the engine goes by. */
+async function adapterName(): Promise<string> {
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+  const { vendor = '', architecture = '' } = adapter?.info ?? {};
+  return [vendor, architecture].filter(Boolean).join(' ') || 'GPU';
 }
 
 /** The same sources; what fails in a read is kept, as the engine can only say that a read failed. */
