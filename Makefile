@@ -1,0 +1,79 @@
+# make run    builds everything, fetches the default model once, serves the page and prints its address
+# make test   runs every test there is
+# make demo   trains without a person: drives the page in headless Chromium and prints what it shows
+#             MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
+#             STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
+# Each does its own set-up and skips what is done already.
+
+SHELL := bash
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Tools built by set-up, and wasm-opt, which wasm-pack looks for on PATH.
+export PATH := $(CURDIR)/.cache/tools/bin:$(CURDIR)/www/node_modules/.bin:$(PATH)
+
+MODEL_FILE := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
+WASM := www/pkg/web_lora_bg.wasm
+SITE := www/site/index.html
+CRATE := Cargo.toml Cargo.lock $(shell find src shaders -type f)
+PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.json www/tsconfig.package.json \
+	$(shell find www/src www/page www/public -type f)
+# Mesa's software Vulkan, whatever the machine's processor; looked up when used, as set-up may just have brought it.
+LAVAPIPE = VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
+
+.PHONY: help setup model build run demo test test-rust test-model test-wasm test-www
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+
+setup:
+	@.ci/setup wasm npm browser
+
+model: $(MODEL_FILE)
+
+$(MODEL_FILE):
+	@.ci/fetch-model
+
+build: $(SITE)
+
+$(WASM): $(CRATE)
+	@.ci/setup wasm npm
+	wasm-pack build --target web --profile dist --out-dir www/pkg --no-pack --no-gitignore
+	@echo "wasm: $$(stat -c %s $@) bytes, $$(gzip -9c $@ | wc -c) gzipped"
+
+$(SITE): $(WASM) $(PAGE)
+	@.ci/setup npm
+	cd www && npm run --silent build
+
+run: $(SITE) $(MODEL_FILE)
+	@.ci/setup npm
+	cd www && npm run --silent start
+
+DEMO_VARIABLES := MODEL DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT
+export $(DEMO_VARIABLES)
+
+demo: $(SITE) $(if $(MODEL),,$(MODEL_FILE))
+	@.ci/setup npm browser
+	@node www/demo/demo.mjs
+
+# Fast and likely to fail first: formatting, lints, then the suites from the inside out.
+test: setup test-rust test-model test-wasm test-www
+	@echo
+	@echo "suites: 4 passed, 0 failed"
+
+test-rust:
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --target wasm32-unknown-unknown -- -D warnings
+	$(LAVAPIPE) cargo test --release
+
+# The tests that are ignored by default because they need the real model.
+test-model: $(MODEL_FILE)
+	$(LAVAPIPE) SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo test --release -- --ignored
+
+test-wasm:
+	WASM_BINDGEN_TEST_TIMEOUT=900 wasm-pack test --headless --chrome --release
+
+test-www: $(SITE)
+	cd www && npm run --silent check && npm run --silent test

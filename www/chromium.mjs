@@ -1,0 +1,18 @@
+/** Headless Chromium with WebGPU on SwiftShader, for the tests and the demo: no GPU needed, and the same everywhere. */
+
+export const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+
+/** Flags that make it speak to nobody but us; what a page asks for is all that leaves it. */
+const QUIET_FLAGS = [
+  '--no-sandbox',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+
+export const CHROMIUM_FLAGS = [...QUIET_FLAGS, '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
+
+/** The same browser where no GPU answers. */
+export const NO_GPU_FLAGS = [...QUIET_FLAGS, '--disable-gpu', '--disable-features=WebGPUService'];

@@ -1,0 +1,101 @@
+/** Step 2: examples from a file, the clipboard or the sample, and what the model will see of them. */
+
+import type { DatasetReport, WebLoraError } from 'web-lora';
+import type { App, DataSource } from './app.js';
+import { announce, byId, element, onFiles, showFacts, showText } from './dom.js';
+import { onDrop } from './drop.js';
+import { formatCount, formatPlural } from './format.js';
+
+const SAMPLE = { name: 'pirate.jsonl', url: 'samples/pirate.jsonl' };
+/** Faulty lines shown one by one; of more only the number is. */
+const SHOWN_ERRORS = 8;
+const SHOWN_EXAMPLES = 3;
+
+/** Wires step 2. */
+export function dataStep(app: App): void {
+  const error = byId('data-error');
+  const paste = byId('data-paste');
+  let changing = false;
+
+  const load = (source: DataSource) => {
+    showText(error, undefined);
+    void app.run(
+      'data',
+      async () => {
+        await app.readExamples(source);
+        changing = false;
+        announce('The examples are read.');
+      },
+      (failure: WebLoraError) => showText(error, failure.message),
+    );
+  };
+  const loadFiles = ([file]: File[]) => {
+    if (file) load({ name: file.name, data: file });
+  };
+
+  onFiles(byId('data-file-button'), byId<HTMLInputElement>('data-file'), loadFiles);
+  onDrop(byId('data-drop'), loadFiles);
+  byId('data-sample').addEventListener('click', async () => {
+    const response = await fetch(new URL(SAMPLE.url, document.baseURI)).catch(() => undefined);
+    if (response?.ok) load({ name: SAMPLE.name, data: await response.blob() });
+    else showText(error, 'The sample could not be fetched.');
+  });
+  byId('data-paste-button').addEventListener('click', () => {
+    paste.hidden = !paste.hidden;
+    byId('data-paste-button').setAttribute('aria-expanded', String(!paste.hidden));
+    if (!paste.hidden) byId('data-text').focus();
+  });
+  paste.addEventListener('submit', (event) => {
+    event.preventDefault();
+    load({ name: 'pasted examples', data: new Blob([byId<HTMLTextAreaElement>('data-text').value]) });
+  });
+  byId('data-change').addEventListener('click', () => {
+    changing = true;
+    app.update({});
+    byId('data-file-button').focus();
+  });
+
+  let drawn: DatasetReport | undefined;
+  app.onChange(({ model, dataset, busy, trouble }) => {
+    const ready = dataset !== undefined && !changing;
+    byId('data-step').toggleAttribute('data-locked', !model);
+    byId('data-step').toggleAttribute('data-done', ready);
+    byId('data-loading').hidden = busy !== 'data';
+    byId('data-ready').hidden = !ready;
+    byId('data-choices').hidden = ready;
+    for (const button of byId('data-step').querySelectorAll('button')) {
+      button.disabled = busy !== undefined || !model || trouble !== undefined;
+    }
+    if (dataset && dataset !== drawn) drawReport(dataset);
+    drawn = dataset;
+  });
+}
+
+function drawReport(dataset: DatasetReport): void {
+  byId('data-name').textContent = dataset.file;
+  showFacts(byId('data-facts'), {
+    Examples: formatCount(dataset.examples),
+    Tokens: formatCount(dataset.tokens),
+    'To learn': formatPlural(dataset.supervisedTokens, 'token'),
+    Longest: formatPlural(dataset.longest, 'token'),
+    ...(dataset.truncated > 0 ? { 'Cut short': formatPlural(dataset.truncated, 'example') } : {}),
+  });
+
+  const { errors } = dataset;
+  byId('data-skipped').hidden = errors.length === 0;
+  byId('data-skipped-title').textContent = `${formatPlural(errors.length, 'line')} left out:`;
+  const lines = errors.slice(0, SHOWN_ERRORS).map(({ line, message }) => {
+    return element('li', {}, element('b', { text: `Line ${line}` }), document.createTextNode(` ${message}`));
+  });
+  if (errors.length > SHOWN_ERRORS) lines.push(element('li', { text: `and ${errors.length - SHOWN_ERRORS} more` }));
+  byId('data-skipped-lines').replaceChildren(...lines);
+
+  byId('data-preview').replaceChildren(
+    ...dataset.preview.slice(0, SHOWN_EXAMPLES).map(({ pieces }) => {
+      const parts = pieces.map(({ text, supervised }) =>
+        supervised ? element('mark', { text }) : document.createTextNode(text),
+      );
+      return element('li', {}, element('p', { className: 'tokens' }, ...parts));
+    }),
+  );
+}

@@ -1,0 +1,103 @@
+/** The adapter on its way out, as a zip, and back in. */
+
+import { packAdapter, type AdapterCard, type AdapterFiles } from 'web-lora';
+import { toError, type App, type State } from './app.js';
+import { announce, byId, onFiles, showFacts, showText } from './dom.js';
+import { onDrop } from './drop.js';
+import { formatCount, formatLoss, formatShort } from './format.js';
+
+/** Wires the download, here and in the box of trouble, and the opening of adapters. */
+export function keepStep(app: App): void {
+  const error = byId('keep-error');
+  const name = byId<HTMLInputElement>('keep-name');
+  let named = '';
+  let card: Omit<AdapterCard, 'name'> = { baseModel: 'unknown' };
+
+  const open = (files: File[]) => {
+    showText(error, undefined);
+    const [first] = files;
+    const from = files.length === 1 && first ? first : files;
+    void app.run(
+      'adapter',
+      async () => {
+        app.update({ adapter: await app.engine.loadAdapter(from), lastLoss: undefined });
+        announce('The adapter is loaded. You can compare the answers now.');
+      },
+      (failure) => showText(error, failure.message),
+    );
+  };
+  onFiles(byId('keep-zip-button'), byId<HTMLInputElement>('keep-zip'), open);
+  onFiles(byId('keep-folder-button'), byId<HTMLInputElement>('keep-folder'), open);
+  onDrop(byId('keep-drop'), open);
+
+  const download = (files: AdapterFiles) => {
+    const title = name.value.trim() || 'adapter';
+    saveAs(packAdapter(files, { name: title, ...card }), `${fileName(title)}.zip`);
+  };
+  /** The engine's adapter, or the last one that there was, which outlives model and engine. */
+  const current = async () => {
+    const { adapter, trouble } = app.state;
+    if (adapter && !trouble) return app.engine.saveAdapter();
+    return app.lastAdapter;
+  };
+  byId('keep-form').addEventListener('submit', async (event) => {
+    event.preventDefault();
+    showText(error, undefined);
+    try {
+      const files = await current();
+      if (files) download(files);
+    } catch (thrown) {
+      showText(error, toError(thrown).message);
+    }
+  });
+  byId('trouble-download').addEventListener('click', () => {
+    if (app.lastAdapter) download(app.lastAdapter);
+  });
+
+  app.onChange((state) => {
+    const { adapter, model, dataset, busy, trouble } = state;
+    const kept = adapter !== undefined || app.lastAdapter !== undefined;
+    byId('keep-step').toggleAttribute('data-locked', !model && !kept);
+    byId('keep-form').hidden = !kept;
+    byId<HTMLButtonElement>('keep-download').disabled = busy !== undefined;
+    for (const button of byId('keep-drop').querySelectorAll('button')) {
+      button.disabled = busy !== undefined || !model || trouble !== undefined;
+    }
+    if (!adapter) return;
+    card = cardOf(state);
+    showFacts(byId('keep-facts'), {
+      Rank: `${adapter.r}, alpha ${adapter.loraAlpha}`,
+      Parameters: `${formatShort(adapter.parameters)}, ${((100 * adapter.parameters) / adapter.baseParameters).toFixed(1)} %`,
+      Steps: formatCount(adapter.trainedSteps),
+    });
+    // A name that the person has typed stays.
+    if (name.value === named) {
+      named = fileName([dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' '));
+      name.value = named;
+    }
+  });
+}
+
+function cardOf({ model, dataset, adapter, lastLoss }: State): Omit<AdapterCard, 'name'> {
+  const facts: Record<string, string> = {};
+  if (adapter) {
+    facts['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}`;
+    facts['Target modules'] = adapter.targetModules.join(', ');
+    facts['Steps'] = formatCount(adapter.trainedSteps);
+  }
+  if (dataset) facts['Examples'] = `${formatCount(dataset.examples)}, from ${dataset.file}`;
+  if (lastLoss !== undefined) facts['Loss at the end'] = formatLoss(lastLoss);
+  return { baseModel: model?.name ?? 'unknown', facts };
+}
+
+function fileName(text: string): string {
+  return text.toLowerCase().replace(/[^\p{L}\p{N}._]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '') || 'adapter';
+}
+
+function saveAs(blob: Blob, name: string): void {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

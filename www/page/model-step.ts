@@ -1,0 +1,114 @@
+/** Step 1: a model from this server, a file, a folder or a URL. */
+
+import type { ModelSource, Progress, WebLoraError } from 'web-lora';
+import type { App } from './app.js';
+import { announce, byId, onFiles, showFacts, showText } from './dom.js';
+import { onDrop } from './drop.js';
+import { formatBytes, formatCount, formatShort } from './format.js';
+
+/** The model that `make run` fetches. */
+const DEFAULT_MODEL = {
+  url: 'models/SmolLM2-135M-Instruct.Q4_1.gguf',
+  name: 'SmolLM2 135M Instruct',
+  facts: 'Small and quick: a good one to begin with',
+};
+const PHASES: Record<Progress['phase'], string> = {
+  open: 'Opening the model',
+  weights: 'Moving the weights to the GPU',
+  compile: 'Getting the GPU ready',
+};
+
+/** Wires step 1. */
+export function modelStep(app: App): void {
+  const error = byId('model-error');
+  const bar = byId<HTMLProgressElement>('model-progress');
+  let changing = false;
+  let abort: AbortController | undefined;
+
+  const load = (source: ModelSource) => {
+    showText(error, undefined);
+    changing = false;
+    abort = new AbortController();
+    const { signal } = abort;
+    void app.run(
+      'model',
+      async () => {
+        await app.loadModel(source, signal);
+        announce('The model is loaded.');
+      },
+      (failure: WebLoraError) => showText(error, failure.message),
+    );
+  };
+  const drawProgress = ({ phase, loaded, total }: Progress) => {
+    const size = phase === 'weights' ? `: ${formatBytes(loaded)} of ${formatBytes(total)}` : '';
+    byId('model-loading-text').textContent = PHASES[phase] + size;
+    bar.value = total > 0 ? loaded / total : 0;
+  };
+  const loadFiles = (files: File[]) => {
+    const gguf = files.find((file) => file.name.endsWith('.gguf'));
+    load(gguf ?? files);
+  };
+
+  void offerDefault(load);
+  onFiles(byId('model-file-button'), byId<HTMLInputElement>('model-file'), loadFiles);
+  onFiles(byId('model-folder-button'), byId<HTMLInputElement>('model-folder'), (files) => load(topLevel(files)));
+  onDrop(byId('model-drop'), loadFiles);
+  byId('model-cancel').addEventListener('click', () => abort?.abort());
+  byId('model-change').addEventListener('click', () => {
+    changing = true;
+    app.update({});
+    byId('model-file-button').focus();
+  });
+  byId('model-url-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    const text = byId<HTMLInputElement>('model-url').value.trim();
+    if (URL.canParse(text)) load(text);
+    else showText(error, 'That is not an address. It should begin with https://');
+  });
+
+  app.onChange(({ model, busy, engine, trouble, loading }) => {
+    const ready = model !== undefined && !changing && !loading;
+    byId('model-loading').hidden = !loading;
+    if (loading) drawProgress(loading);
+    byId('model-ready').hidden = !ready;
+    byId('model-choices').hidden = loading !== undefined || ready;
+    for (const button of byId('model-choices').querySelectorAll('button')) {
+      button.disabled = busy !== undefined || !engine || trouble !== undefined;
+    }
+    byId<HTMLButtonElement>('model-change').disabled = busy !== undefined;
+    byId('model-step').toggleAttribute('data-done', ready);
+    if (!model) return;
+    byId('model-name').textContent = model.name;
+    showFacts(byId('model-facts'), {
+      Parameters: formatShort(model.parameters),
+      Weights: `${formatBytes(model.weightBytes)}, ${model.dtype}`,
+      Layers: formatCount(model.layers),
+      Context: `${formatCount(model.contextLength)} tokens`,
+    });
+    showText(byId('model-note'), noteOn(model));
+  });
+}
+
+function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): string | undefined {
+  if (!model.hasTokenizer) {
+    return 'This model came without a tokenizer (tokenizer.json), so it cannot read examples. Choose the whole folder.';
+  }
+  if (model.hasChatTemplate) return undefined;
+  return 'This model has no chat template: give it examples with prompt and completion, or with text.';
+}
+
+async function offerDefault(load: (source: ModelSource) => void): Promise<void> {
+  const url = new URL(DEFAULT_MODEL.url, document.baseURI);
+  const response = await fetch(url, { method: 'HEAD' }).catch(() => undefined);
+  if (!response?.ok) return;
+  const size = Number(response.headers.get('Content-Length'));
+  byId('model-default-name').textContent = DEFAULT_MODEL.name;
+  byId('model-default-facts').textContent = `${DEFAULT_MODEL.facts} · ${formatBytes(size)}`;
+  byId('model-default-use').addEventListener('click', () => load(url));
+  byId('model-default').hidden = false;
+}
+
+/** A folder picker hands over subfolders too; the model is what lies directly in the folder. */
+function topLevel(files: File[]): File[] {
+  return files.filter((file) => file.webkitRelativePath.split('/').length <= 2);
+}

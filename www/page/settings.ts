@@ -1,0 +1,167 @@
+/** The training settings: their fields, each with a sentence, and what they hold. */
+
+import type { AdapterOptions, LoadDatasetOptions, Schedule, TrainOptions, WebLoraError } from 'web-lora';
+import { byId, element, showText } from './dom.js';
+
+interface Setting {
+  /** The name in the package's options. */
+  name: string;
+  label: string;
+  hint: string;
+  value: string;
+}
+
+const NUMBERS: Setting[] = [
+  { name: 'steps', label: 'Steps', hint: 'How often the adapter is adjusted. More learns more and takes longer.', value: '60' },
+  { name: 'batchSize', label: 'Batch size', hint: 'Examples looked at in each step. Larger is steadier and slower.', value: '4' },
+  { name: 'learningRate', label: 'Learning rate', hint: 'How far a step goes. Too high and the loss jumps about, too low and little changes.', value: '0.001' },
+  { name: 'warmupSteps', label: 'Warm-up steps', hint: 'Steps over which the learning rate rises from zero at the start.', value: '2' },
+  { name: 'r', label: 'Rank', hint: 'The size of the adapter. 8 suits a manner of speaking; 16 or 32 hold more.', value: '8' },
+  { name: 'loraAlpha', label: 'Alpha', hint: 'The weight of the adapter, in proportion to its rank. Twice the rank is usual.', value: '16' },
+  { name: 'maxLength', label: 'Maximum length', hint: 'Examples longer than this many tokens are cut.', value: '512' },
+  { name: 'seed', label: 'Seed', hint: 'The same seed and examples on the same device give the same adapter, byte for byte.', value: '0' },
+];
+const SCHEDULES: Record<Schedule, string> = {
+  cosine: 'Cosine: falls to zero in a curve',
+  linear: 'Linear: falls to zero in a line',
+  constant: 'Constant: stays as it is',
+};
+/** All that an adapter can target in any model; a model's own list decides which are offered. */
+const TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+/** On a software GPU a step takes half a minute, so the default is what gets there in a few. */
+const SOFTWARE_STEPS = '10';
+
+/** The form's fields. */
+export class Settings {
+  readonly #fold = byId<HTMLDetailsElement>('settings');
+  readonly #fields = byId('settings-fields');
+
+  constructor() {
+    for (const setting of NUMBERS) {
+      const input = element('input');
+      input.inputMode = 'decimal';
+      input.autocomplete = 'off';
+      input.value = setting.value;
+      this.#fields.append(field(setting, input));
+    }
+    const schedule = element('select');
+    for (const [value, text] of Object.entries(SCHEDULES)) schedule.add(new Option(text, value));
+    const hint = 'What becomes of the learning rate in the course of the training.';
+    this.#fields.append(
+      field({ name: 'schedule', label: 'Schedule', hint }, schedule),
+      check('useRslora', 'Rank-stabilised scaling (rsLoRA)', 'Divides alpha by the root of the rank. Helps from rank 32 on.'),
+      targets(),
+    );
+    this.#fields.addEventListener('input', () => this.showError(undefined));
+  }
+
+  /** Fewer steps where they are slow, unless the person has chosen already. */
+  expectSoftware(): void {
+    const steps = this.#input('steps');
+    if (steps.value === steps.defaultValue || steps.value === '60') steps.value = SOFTWARE_STEPS;
+  }
+
+  /** Offers only what the model has. */
+  offerTargets(names: readonly string[]): void {
+    for (const box of this.#targets()) box.disabled = !names.includes(box.value);
+  }
+
+  get dataset(): LoadDatasetOptions {
+    return { maxLength: this.#number('maxLength') };
+  }
+
+  get adapter(): AdapterOptions {
+    return {
+      r: this.#number('r'),
+      loraAlpha: this.#number('loraAlpha'),
+      useRslora: this.#input('useRslora').checked,
+      targetModules: this.#targets().filter((box) => box.checked && !box.disabled).map((box) => box.value),
+      seed: this.#number('seed'),
+    };
+  }
+
+  get training(): TrainOptions {
+    return {
+      steps: this.#number('steps'),
+      batchSize: this.#number('batchSize'),
+      learningRate: this.#number('learningRate'),
+      warmupSteps: this.#number('warmupSteps'),
+      schedule: byId<HTMLSelectElement>('setting-schedule').value as Schedule,
+      seed: this.#number('seed'),
+    };
+  }
+
+  /** Marks the field that an error is about, and tells whether there is one. */
+  showError(error: WebLoraError | undefined): boolean {
+    for (const input of this.#fields.querySelectorAll('[aria-invalid]')) {
+      input.removeAttribute('aria-invalid');
+      const message = document.getElementById(`${input.id}-error`);
+      if (message) showText(message, undefined);
+    }
+    const input = error?.setting ? document.getElementById(`setting-${error.setting}`) : null;
+    if (!error || !input) return false;
+    this.#fold.open = true;
+    input.setAttribute('aria-invalid', 'true');
+    const value = error.value === 'NaN' ? 'not a number' : error.value;
+    const label = input.closest('.field')?.querySelector('label, legend')?.textContent;
+    showText(byId(`${input.id}-error`), `${label} is ${value}; allowed is ${error.allowed}.`);
+    input.focus();
+    return true;
+  }
+
+  #input(name: string): HTMLInputElement {
+    return byId<HTMLInputElement>(`setting-${name}`);
+  }
+
+  #number(name: string): number {
+    const text = this.#input(name).value.trim();
+    return text === '' ? NaN : Number(text);
+  }
+
+  #targets(): HTMLInputElement[] {
+    return [...this.#fields.querySelectorAll<HTMLInputElement>('#setting-targetModules input')];
+  }
+}
+
+function field({ name, label, hint }: Omit<Setting, 'value'>, input: HTMLInputElement | HTMLSelectElement): HTMLElement {
+  const caption = element('label', { text: label });
+  input.id = `setting-${name}`;
+  caption.htmlFor = input.id;
+  return element('div', { className: 'field' }, caption, input, ...notes(input, hint));
+}
+
+function check(name: string, label: string, hint: string): HTMLElement {
+  const input = element('input');
+  input.type = 'checkbox';
+  input.id = `setting-${name}`;
+  const caption = element('label', { className: 'check' }, input, document.createTextNode(label));
+  return element('div', { className: 'field wide' }, caption, ...notes(input, hint));
+}
+
+function targets(): HTMLElement {
+  const group = element('fieldset', { className: 'field wide' }, element('legend', { text: 'Targets' }));
+  group.id = 'setting-targetModules';
+  group.tabIndex = -1;
+  const boxes = element('div', { className: 'boxes' });
+  for (const name of TARGETS) {
+    const box = element('input');
+    box.type = 'checkbox';
+    box.value = name;
+    box.checked = true;
+    boxes.append(element('label', { className: 'check' }, box, element('code', { text: name })));
+  }
+  const hint = 'The matrices of the model that get an adapter. All of them learn best, fewer are faster.';
+  group.append(boxes, ...notes(group, hint));
+  return group;
+}
+
+/** The sentence below a field and the place for its error, both tied to it for screen readers. */
+function notes(input: HTMLElement, hint: string): HTMLElement[] {
+  const sentence = element('p', { className: 'hint', text: hint });
+  sentence.id = `${input.id}-hint`;
+  const error = element('p', { className: 'field-error' });
+  error.id = `${input.id}-error`;
+  error.hidden = true;
+  input.setAttribute('aria-describedby', `${sentence.id} ${error.id}`);
+  return [sentence, error];
+}

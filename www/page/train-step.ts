@@ -1,0 +1,119 @@
+/** Step 3: training, its progress and its loss. */
+
+import type { TrainStep, WebLoraError } from 'web-lora';
+import type { App } from './app.js';
+import { announce, byId, element, showText } from './dom.js';
+import { formatDuration, formatLoss, formatPlural, formatSpeed } from './format.js';
+import { LossPlot } from './loss-plot.js';
+import type { Settings } from './settings.js';
+
+/** Wires step 3. */
+export function trainStep(app: App, settings: Settings): void {
+  const error = byId('train-error');
+  const start = byId<HTMLButtonElement>('train-start');
+  const stop = byId<HTMLButtonElement>('train-stop');
+  const goOn = byId<HTMLInputElement>('train-continue');
+  const status = byId('train-status');
+  const bar = byId<HTMLProgressElement>('train-bar');
+  const plot = new LossPlot(byId('loss-plot'));
+  let abort = new AbortController();
+
+  const train = async () => {
+    await app.refreshExamples();
+    if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
+    byId('train-progress').hidden = false;
+    byId('train-steps').replaceChildren();
+    status.textContent = 'Getting the training step ready';
+    bar.value = 0;
+    const begun = performance.now();
+    const result = await app.engine.train(settings.training, {
+      signal: abort.signal,
+      onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
+      onPlan: ({ steps }) => {
+        status.textContent = `Step 1 of ${steps}: the first one takes longest`;
+        bar.value = 0;
+        plot.start(steps);
+      },
+      onStep: (step) => {
+        status.textContent = statusOf(step);
+        bar.value = step.step / step.steps;
+        plot.add(step.step, step.loss);
+        byId('train-steps').append(rowOf(step));
+        app.state.lastLoss = step.loss;
+      },
+    });
+    const took = formatDuration((performance.now() - begun) / 1000);
+    status.textContent = `${result.stopped === 'end' ? 'Done' : 'Stopped'} after ${formatPlural(result.steps, 'step')} and ${took}`;
+    goOn.checked = false;
+    app.update({ adapter: await app.engine.adapterInfo() });
+    announce(`${status.textContent}. You can compare the answers now.`);
+  };
+
+  /** What was learned until a failure stays; where that is nothing, the adapter from before comes back. */
+  const afterFailure = async (failure: unknown) => {
+    status.textContent = 'Not finished';
+    const { engine } = app;
+    const adapter = await engine.adapterInfo();
+    if (adapter && adapter.trainedSteps > 0) app.update({ adapter });
+    else {
+      byId('train-progress').hidden = true;
+      if (app.state.adapter && app.lastAdapter) await engine.loadAdapter(app.lastAdapter);
+    }
+    throw failure;
+  };
+
+  byId('train-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    showText(error, undefined);
+    settings.showError(undefined);
+    abort = new AbortController();
+    void app.run(
+      'train',
+      () => train().catch(afterFailure),
+      (failure: WebLoraError) => {
+        if (!settings.showError(failure)) showText(error, failure.message);
+      },
+    );
+  });
+  stop.addEventListener('click', () => {
+    abort.abort();
+    stop.disabled = true;
+    status.textContent = 'Stopping after this step';
+  });
+
+  app.onChange(({ model, dataset, adapter, busy, trouble, engine }) => {
+    const training = busy === 'train';
+    byId('train-step').toggleAttribute('data-locked', !model || !dataset);
+    byId('train-step').toggleAttribute('data-done', !training && (adapter?.trainedSteps ?? 0) > 0);
+    // The focus moves to the button that takes the other's place.
+    const focused = document.activeElement === start || document.activeElement === stop;
+    start.hidden = training;
+    stop.hidden = !training;
+    if (!training) stop.disabled = false;
+    start.disabled = busy !== undefined || !model || !dataset || trouble !== undefined;
+    if (focused) (training ? stop : start).focus();
+    byId('train-continue-label').hidden = training || !adapter;
+    byId('settings-fields').inert = training;
+    byId('train-summary').textContent = dataset && !training ? formatPlural(dataset.examples, 'example') : '';
+    if (model) settings.offerTargets(model.targetModules);
+    if (engine?.device.software) settings.expectSoftware();
+  });
+}
+
+function statusOf({ step, steps, loss, tokensPerSecond, secondsLeft, skipped }: TrainStep): string {
+  const left = step < steps && secondsLeft !== undefined ? ` · ${formatDuration(secondsLeft)} left` : '';
+  const note = skipped ? ' · step skipped, its gradient was not finite' : '';
+  return `Step ${step} of ${steps} · loss ${formatLoss(loss)} · ${formatSpeed(tokensPerSecond)} tokens/s${left}${note}`;
+}
+
+function rowOf(step: TrainStep): HTMLElement {
+  const cells = [
+    String(step.step),
+    step.loss.toFixed(4),
+    step.skipped ? 'skipped' : step.gradNorm.toFixed(3),
+    step.learningRate.toExponential(2),
+    formatSpeed(step.tokensPerSecond),
+    step.secondsLeft === undefined ? '' : formatDuration(step.secondsLeft),
+  ];
+  return element('tr', {}, ...cells.map((text) => element('td', { text })));
+}

@@ -1,0 +1,27 @@
+/** The page's tests: the built page, served as `make run` serves it, in Chromium on SwiftShader. */
+
+import { defineConfig } from '@playwright/test';
+import { CHROMIUM, CHROMIUM_FLAGS } from './chromium.mjs';
+
+const PORT = 8323;
+
+export default defineConfig({
+  testDir: 'tests',
+  outputDir: '../.cache/test-results',
+  // The GPU is the processor here: two tests at once would only slow each other down.
+  workers: 1,
+  timeout: 180_000,
+  expect: { timeout: 30_000 },
+  forbidOnly: !!process.env.CI,
+  reporter: 'list',
+  use: {
+    baseURL: `http://localhost:${PORT}`,
+    launchOptions: { executablePath: CHROMIUM, args: CHROMIUM_FLAGS },
+    trace: 'retain-on-failure',
+  },
+  webServer: {
+    command: `npm start -- --strictPort --port ${PORT}`,
+    url: `http://localhost:${PORT}/`,
+    reuseExistingServer: false,
+  },
+});

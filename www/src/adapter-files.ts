@@ -1,0 +1,118 @@
+/** An adapter as one zip that opens in PEFT once unpacked, and back from a zip or a folder. */
+
+import { strToU8, unzipSync, zipSync } from 'fflate';
+import { WebLoraError } from './errors.js';
+import type { AdapterFiles } from './types.js';
+
+const CONFIG = 'adapter_config.json';
+const WEIGHTS = 'adapter_model.safetensors';
+/** No adapter is this large; a zip that claims so is not worth its memory. */
+const MAX_BYTES = 1 << 30;
+
+/** What the README.md of an adapter tells. */
+export interface AdapterCard {
+  /** Title of the page. */
+  name: string;
+  /** The model that the adapter belongs to, as a Hub id or a file name. */
+  baseModel: string;
+  /** Facts about the training, as label and text. */
+  facts?: Record<string, string>;
+}
+
+/** The adapter's two files and a README.md, zipped. */
+export function packAdapter(files: AdapterFiles, card: AdapterCard): Blob {
+  const zip = zipSync({
+    [CONFIG]: files.config,
+    // Trained floats do not compress: store them.
+    [WEIGHTS]: [files.weights, { level: 0 }],
+    'README.md': strToU8(modelCard(card)),
+  });
+  return new Blob([zip], { type: 'application/zip' });
+}
+
+/** The two files out of a zip, or out of a folder's files. */
+export async function unpackAdapter(from: File | Blob | readonly File[]): Promise<AdapterFiles> {
+  const files = from instanceof Blob ? [from] : from;
+  const first = files[0];
+  const found =
+    files.length === 1 && first && !nameOf(first).endsWith('.safetensors')
+      ? await unzip(first)
+      : new Map(await Promise.all(files.map(async (file) => [nameOf(file), await bytesOf(file)] as const)));
+  const config = found.get(CONFIG);
+  const weights = found.get(WEIGHTS);
+  const file = files.length === 1 && first ? nameOf(first) : 'adapter';
+  if (!config) throw badFile(file, `there is no ${CONFIG} in it`);
+  if (!weights) throw badFile(file, `there is no ${WEIGHTS} in it`);
+  return { config, weights };
+}
+
+async function unzip(file: Blob): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+  const bytes = await bytesOf(file);
+  const found = new Map<string, Uint8Array<ArrayBuffer>>();
+  try {
+    const entries = unzipSync(bytes, {
+      filter: ({ name, originalSize }) => {
+        const wanted = [CONFIG, WEIGHTS].includes(baseName(name));
+        if (wanted && originalSize > MAX_BYTES) throw badFile(nameOf(file), `${name} claims ${originalSize} bytes`);
+        return wanted;
+      },
+    });
+    for (const [path, data] of Object.entries(entries)) found.set(baseName(path), data as Uint8Array<ArrayBuffer>);
+  } catch (error) {
+    if (error instanceof WebLoraError) throw error;
+    throw badFile(nameOf(file), 'this is not a zip file, or it is damaged');
+  }
+  return found;
+}
+
+async function bytesOf(file: Blob): Promise<Uint8Array<ArrayBuffer>> {
+  return new Uint8Array(await file.arrayBuffer());
+}
+
+function nameOf(file: Blob): string {
+  return file instanceof File ? file.name : 'adapter.zip';
+}
+
+function baseName(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1);
+}
+
+function badFile(file: string, message: string): WebLoraError {
+  return new WebLoraError({ code: 'bad_file', file, message: `${file}: ${message}.` });
+}
+
+function modelCard({ name, baseModel, facts = {} }: AdapterCard): string {
+  const rows = Object.entries(facts).map(([label, text]) => `| ${cell(label)} | ${cell(text)} |`);
+  return `---
+base_model: ${JSON.stringify(baseModel)}
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- lora
+- peft
+- web-lora
+---
+
+# ${oneLine(name)}
+
+A LoRA adapter for ${oneLine(baseModel)}, trained in a browser tab with web-lora.
+
+${rows.length > 0 ? `| | |\n| --- | --- |\n${rows.join('\n')}\n\n` : ''}## Use it
+
+\`\`\`python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("the base model")
+model = PeftModel.from_pretrained(base, "the folder with this file")
+\`\`\`
+`;
+}
+
+function oneLine(text: string): string {
+  return text.replace(/\s+/g, ' ').trim();
+}
+
+function cell(text: string): string {
+  return oneLine(text).replaceAll('|', '\\|');
+}

@@ -1,0 +1,6 @@
+/** web-lora: fine-tune small language models with LoRA in a browser tab. Only what is exported here is public. */
+
+export { createEngine, type Engine } from './client.js';
+export { WebLoraError, type ErrorCode } from './errors.js';
+export { packAdapter, type AdapterCard } from './adapter-files.js';
+export type * from './types.js';

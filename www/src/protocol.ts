@@ -1,0 +1,66 @@
+/** Everything that crosses between the main thread and the worker. Both sides import this and nothing of each other. */
+
+import type { ErrorData } from './errors.js';
+import type {
+  AdapterFiles,
+  AdapterInfo,
+  AdapterOptions,
+  DatasetReport,
+  DeviceInfo,
+  EngineOptions,
+  GenerateOptions,
+  GenerateResult,
+  ModelInfo,
+  Progress,
+  TrainOptions,
+  TrainPlan,
+  TrainResult,
+  TrainStep,
+} from './types.js';
+
+/** A command and what it answers with. Commands run one after another, in the order in which they were sent. */
+export interface Commands {
+  create: { options: EngineOptions; result: DeviceInfo };
+  loadModel: { source: PostedSource; options: { contextLength?: number }; result: ModelInfo };
+  loadDataset: {
+    file: string;
+    bytes: Uint8Array<ArrayBuffer>;
+    options: { maxLength?: number };
+    result: DatasetReport;
+  };
+  clearDataset: { result: undefined };
+  newAdapter: { options: AdapterOptions; result: AdapterInfo };
+  loadAdapter: { files: AdapterFiles; result: AdapterInfo };
+  adapterInfo: { result: AdapterInfo | undefined };
+  saveAdapter: { result: AdapterFiles };
+  train: { options: TrainOptions; result: TrainResult };
+  generate: { options: GenerateOptions; result: GenerateResult };
+}
+
+export type CommandName = keyof Commands;
+export type CommandArguments<Name extends CommandName> = Omit<Commands[Name], 'result'>;
+export type CommandResult<Name extends CommandName> = Commands[Name]['result'];
+export type Command = { [Name in CommandName]: { type: Name } & CommandArguments<Name> }[CommandName];
+
+/** A model source that survives `postMessage`. */
+export type PostedSource = { files: File[] } | { url: string };
+
+/** Main thread to worker. An abort overtakes the queue and names the command that it ends. */
+export type ToWorker = { kind: 'command'; id: number; command: Command } | { kind: 'abort'; id: number };
+
+/** Worker to main thread; `id` is the command's. */
+export type FromWorker =
+  | { kind: 'result'; id: number; result: CommandResult<CommandName> }
+  | { kind: 'error'; id: number; error: ErrorData }
+  | { kind: 'event'; id: number; event: CommandEvent }
+  /** The engine is gone; every command from here on fails alike. */
+  | { kind: 'crashed'; error: ErrorData };
+
+/** What a command says while it runs. */
+export type CommandEvent =
+  | { type: 'progress'; progress: Progress }
+  | { type: 'plan'; plan: TrainPlan }
+  | { type: 'step'; step: TrainStep }
+  | { type: 'token'; text: string }
+  /** A copy of the adapter under training, for the main thread to keep in case the worker or GPU goes away. */
+  | { type: 'adapter'; files: AdapterFiles };

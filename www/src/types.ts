@@ -1,0 +1,203 @@
+/** What users of the package pass in and get back. Names follow Hugging Face, PEFT and PyTorch, in camelCase. */
+
+/** The GPU that the engine found. */
+export interface DeviceInfo {
+  name: string;
+  driver: string;
+  /** True where the "GPU" is a program on the CPU: everything works, some hundred times slower. */
+  software: boolean;
+  maxBufferSize: number;
+  maxStorageBufferBindingSize: number;
+}
+
+export interface EngineOptions {
+  /** Ask only for the limits that every WebGPU device has, even where this one offers more. */
+  defaultLimits?: boolean;
+}
+
+/**
+ * Where a model comes from: one `.gguf` file, the files of a Hugging Face folder, or a URL of either. A URL that does
+ * not end in `.gguf` is taken for the folder that holds config.json.
+ */
+export type ModelSource = File | readonly File[] | string | URL;
+
+export interface LoadModelOptions {
+  /** Longest row of tokens, where less than the model's own limit is wanted. */
+  contextLength?: number;
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+}
+
+export interface Progress {
+  phase: 'open' | 'weights' | 'compile';
+  /** Bytes or pipelines done, out of `total`. */
+  loaded: number;
+  total: number;
+}
+
+export interface ModelInfo {
+  name: string;
+  /** `model_type` of config.json, which for GGUF files is worked out from the metadata. */
+  modelType: string;
+  parameters: number;
+  weightBytes: number;
+  hiddenSize: number;
+  layers: number;
+  contextLength: number;
+  vocabSize: number;
+  /** The commonest type of the weights, as GGUF or safetensors spell it: `Q4_1`, `BF16`. */
+  dtype: string;
+  /** Short names that an adapter can target: `q_proj`, … */
+  targetModules: string[];
+  hasTokenizer: boolean;
+  hasChatTemplate: boolean;
+}
+
+export interface LoadDatasetOptions {
+  /** File name to use in messages, where the data itself has none. */
+  name?: string;
+  /** Longer examples are cut to this many tokens. */
+  maxLength?: number;
+}
+
+/** What is in a file of examples, after templates, tokens and masks. */
+export interface DatasetReport {
+  file: string;
+  examples: number;
+  tokens: number;
+  /** Tokens that the model is trained to say. */
+  supervisedTokens: number;
+  /** Examples cut to the maximum length. */
+  truncated: number;
+  /** Tokens in the longest example. */
+  longest: number;
+  /** Lines that were left out, and why. */
+  errors: { line: number; message: string }[];
+  /** The first examples as the model sees them. */
+  preview: { line: number; pieces: { text: string; supervised: boolean }[] }[];
+}
+
+/** Settings of a new adapter, as in PEFT's `LoraConfig`. */
+export interface AdapterOptions {
+  r?: number;
+  loraAlpha?: number;
+  useRslora?: boolean;
+  targetModules?: string[];
+  seed?: number;
+}
+
+export interface AdapterInfo {
+  r: number;
+  loraAlpha: number;
+  useRslora: boolean;
+  targetModules: string[];
+  /** Trained numbers in the adapter. */
+  parameters: number;
+  baseParameters: number;
+  trainedSteps: number;
+}
+
+/** A PEFT adapter as its two files. */
+export interface AdapterFiles {
+  /** adapter_config.json */
+  config: Uint8Array<ArrayBuffer>;
+  /** adapter_model.safetensors */
+  weights: Uint8Array<ArrayBuffer>;
+}
+
+export type Schedule = 'cosine' | 'linear' | 'constant';
+
+export interface TrainOptions {
+  /** Optimiser steps; takes precedence over `epochs`. */
+  steps?: number;
+  epochs?: number;
+  /** Examples in one optimiser step. */
+  batchSize?: number;
+  /** Capacity of one forward and backward pass; a batch that needs more takes several. */
+  tokensPerPass?: number;
+  learningRate?: number;
+  warmupSteps?: number;
+  schedule?: Schedule;
+  weightDecay?: number;
+  beta1?: number;
+  beta2?: number;
+  eps?: number;
+  maxGradNorm?: number;
+  seed?: number;
+}
+
+export interface TrainCallbacks {
+  onProgress?: (progress: Progress) => void;
+  /** The step is compiled and fits; the first one starts. */
+  onPlan?: (plan: TrainPlan) => void;
+  onStep?: (step: TrainStep) => void;
+  /** Stops after the step under way. What was learned until then is kept. */
+  signal?: AbortSignal;
+}
+
+export interface TrainPlan {
+  steps: number;
+  batchSize: number;
+  tokensPerPass: number;
+  passes: number;
+  tokensPerEpoch: number;
+  activationBytes: number;
+  optimizerBytes: number;
+  dispatches: number;
+}
+
+export interface TrainStep {
+  /** 1-based. */
+  step: number;
+  steps: number;
+  /** Mean over the supervised tokens of the step. */
+  loss: number;
+  gradNorm: number;
+  learningRate: number;
+  tokens: number;
+  supervisedTokens: number;
+  /** True where the gradient was not finite and the step left the adapter alone. */
+  skipped: boolean;
+  tokensPerSecond: number;
+  /** Estimated from the steps so far; undefined until one has been measured. */
+  secondsLeft: number | undefined;
+}
+
+export interface TrainResult {
+  /** Steps done. */
+  steps: number;
+  stopped: 'end' | 'cancelled';
+}
+
+export interface Message {
+  role: string;
+  content: string;
+}
+
+export interface GenerateOptions {
+  /** A conversation, put through the model's chat template. */
+  messages?: Message[];
+  /** Plain text to go on from, instead of `messages`. */
+  prompt?: string;
+  maxNewTokens?: number;
+  /** 0 always takes the likeliest token. */
+  temperature?: number;
+  topP?: number;
+  seed?: number;
+  /** 0 is the base model, 1 the adapter, between is between. */
+  strength?: number;
+}
+
+export interface GenerateCallbacks {
+  /** Text as it comes, in pieces. */
+  onToken?: (text: string) => void;
+  /** Stops early; the answer so far is the result. */
+  signal?: AbortSignal;
+}
+
+export interface GenerateResult {
+  text: string;
+  tokens: number;
+  promptTokens: number;
+  stopped: 'end' | 'length' | 'cancelled';
+}

@@ -1,0 +1,106 @@
+/** Models by URL, from a server that the test plays. */
+
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import type { Page, Route } from '@playwright/test';
+import { expect, test } from './studio.js';
+
+const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url));
+const FOLDER: Record<string, string> = {
+  'config.json': 'golden/llama-gqa-tied/config.json',
+  'model.safetensors': 'golden/llama-gqa-tied/model.safetensors',
+  'tokenizer.json': 'tiny-chat/tokenizer.json',
+  'tokenizer_config.json': 'tiny-chat/tokenizer_config.json',
+};
+
+interface ServerOptions {
+  ranges?: boolean;
+  /** Called before each answer; may give another. */
+  instead?: (name: string, route: Route) => Promise<void> | undefined;
+}
+
+/** Plays `/elsewhere/`, a folder with the tiny model, for the page and its worker. */
+async function serveFolder(page: Page, { ranges = true, instead }: ServerOptions = {}): Promise<void> {
+  await page.context().route('**/elsewhere/**', async (route) => {
+    const name = new URL(route.request().url()).pathname.split('/').pop() ?? '';
+    const answer = instead?.(name, route);
+    if (answer) return answer;
+    const path = FOLDER[name];
+    if (!path) return route.fulfill({ status: 404 });
+    const bytes = await readFile(FIXTURES + path);
+    const range = /bytes=(\d+)-(\d+)/.exec(route.request().headers().range ?? '');
+    if (!ranges || !range) return route.fulfill({ status: 200, body: bytes });
+    const [first, last] = [Number(range[1]), Number(range[2])];
+    return route.fulfill({
+      status: 206,
+      headers: { 'Content-Range': `bytes ${first}-${last}/${bytes.length}` },
+      body: bytes.subarray(first, last + 1),
+    });
+  });
+}
+
+async function load(page: Page, baseURL: string | undefined, name: string): Promise<void> {
+  await page.getByText('From a URL').click();
+  await page.fill('#model-url', `${baseURL}/elsewhere/${name}`);
+  await page.keyboard.press('Enter');
+}
+
+for (const ranges of [true, false]) {
+  test(`a folder from a server ${ranges ? 'with' : 'without'} ranges`, async ({ studio, page, baseURL }) => {
+    await serveFolder(page, { ranges });
+    await studio.open();
+    await load(page, baseURL, 'model/');
+    await expect(studio.get('#model-ready')).toBeVisible();
+  });
+}
+
+test('a file that is not there', async ({ studio, page, baseURL }) => {
+  await serveFolder(page);
+  await studio.open();
+  await load(page, baseURL, 'missing.gguf');
+  await expect(studio.get('#model-error')).toContainText('missing.gguf is not at');
+});
+
+test('a server that fails', async ({ studio, page, baseURL }) => {
+  await serveFolder(page, { instead: (_, route) => route.fulfill({ status: 503 }) });
+  await studio.open();
+  await load(page, baseURL, 'model.gguf');
+  await expect(studio.get('#model-error')).toContainText('503');
+});
+
+test('a server that nobody hears from', async ({ studio, page, baseURL }) => {
+  await serveFolder(page, { instead: (_, route) => route.abort() });
+  await studio.open();
+  await load(page, baseURL, 'model.gguf');
+  await expect(studio.get('#model-error')).toContainText('cannot be reached');
+});
+
+test('a file that changes while it is read', async ({ studio, page, baseURL }) => {
+  let answers = 0;
+  await serveFolder(page, {
+    instead: (name, route) => {
+      if (name !== 'model.safetensors' || ++answers < 3) return undefined;
+      return route.fulfill({ status: 206, headers: { 'Content-Range': 'bytes 0-1/99' }, body: 'no' });
+    },
+  });
+  await studio.open();
+  await load(page, baseURL, 'model/');
+  await expect(studio.get('#model-error')).toContainText('changed on the server');
+});
+
+test('loading can be cancelled', async ({ studio, page, baseURL }) => {
+  await serveFolder(page, { instead: () => new Promise((resolve) => setTimeout(resolve, 2000)) });
+  await studio.open();
+  await load(page, baseURL, 'model.gguf');
+  await studio.get('#model-cancel').click();
+  await expect(studio.get('#model-choices')).toBeVisible();
+  await expect(studio.get('#model-error')).toBeHidden();
+});
+
+test('what is no address is not asked for', async ({ studio, page }) => {
+  await studio.open();
+  await page.getByText('From a URL').click();
+  await page.fill('#model-url', 'smollm2');
+  await page.keyboard.press('Enter');
+  await expect(studio.get('#model-error')).toContainText('not an address');
+});
