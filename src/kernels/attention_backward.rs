@@ -190,7 +190,6 @@ mod tests {
         ]
     );
 
-    #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn attention_backward_is_the_gradient() {
         let shape = AttentionShape { sliding_window: Some(4), ..shape(4, 2, 4) };

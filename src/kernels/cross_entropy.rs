@@ -136,7 +136,6 @@ mod tests {
         .into()
     );
 
-    #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn cross_entropy_gradient_is_the_derivative() {
         let params = CrossEntropyParams::new(Rows::targets(0, 2), 8);

@@ -119,7 +119,6 @@ mod tests {
             .collect()
     );
 
-    #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn rms_norm_backward_is_the_gradient() {
         let (n_rows, width) = (3, 24);

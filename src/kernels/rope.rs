@@ -117,7 +117,6 @@ mod tests {
             .collect()
     );
 
-    #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn inverse_is_the_gradient() {
         let (n_tokens, n_heads, head_dim) = (7, 2, 12);

@@ -125,7 +125,6 @@ mod tests {
     );
 
     /// The reference is the gradient of `Σ dy · (x · Wᵀ)` with respect to `W`, for `a` = dy and `b` = x.
-    #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn weight_grad_is_the_derivative() {
         let params = WeightGradParams::new(Rows::TOKENS, 3, 8, 8, 1.0);

@@ -157,7 +157,7 @@ mod tests {
         ok().validate().unwrap();
         for (name, options) in [
             ("steps", TrainOptions { steps: Some(0), ..ok() }),
-            ("steps", TrainOptions { steps: Some(1 << 53), ..ok() }),
+            ("steps", TrainOptions { steps: Some(1 << 30), ..ok() }),
             ("epochs", TrainOptions { epochs: Some(f64::NAN), ..ok() }),
             ("batchSize", TrainOptions { batch_size: 0, ..ok() }),
             ("tokensPerPass", TrainOptions { tokens_per_pass: Some(1), ..ok() }),
