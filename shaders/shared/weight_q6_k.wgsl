@@ -13,7 +13,7 @@ fn weight_pair(row: u32, k8: u32) -> Pair {
     let lo = (q & vec4<u32>(15u)) | ((h & vec4<u32>(3u)) << vec4<u32>(4u));
     let hi = ((q >> vec4<u32>(16u)) & vec4<u32>(15u)) | (((h >> vec4<u32>(8u)) & vec4<u32>(3u)) << vec4<u32>(4u));
     let sub = word >> 1u;
-    let s = bitcast<i32>(w_scales[block * 5u + (sub >> 2u)]) << (24u - (sub & 3u) * 8u) >> 24u;
+    let s = (bitcast<i32>(w_scales[block * 5u + (sub >> 2u)]) << (24u - (sub & 3u) * 8u)) >> 24u;
     let scale = unpack2x16float(w_scales[block * 5u + 4u]).x * f32(s);
     return Pair(scale * (vec4<f32>(lo) - 32.0), scale * (vec4<f32>(hi) - 32.0));
 }
