@@ -10,9 +10,9 @@ fn tail_tile(c0: u32, c1: u32, c2: u32, c3: u32, k4: u32) -> mat4x4<f32> {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
+fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
     let col = global_id.x * 8u;
-    let row = global_id.y * ROWS;
+    let row = workgroup_id.y * ROWS;
     if (col >= params.n) {
         return;
     }

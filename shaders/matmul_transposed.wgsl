@@ -4,9 +4,9 @@
 // d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes ROWS rows × 8 columns.
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
+fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
     let k8 = global_id.x;
-    let row = global_id.y * ROWS;
+    let row = workgroup_id.y * ROWS;
     if (k8 >= params.k8) {
         return;
     }
