@@ -9,7 +9,7 @@ for (const colorScheme of ['light', 'dark'] as const) {
     await studio.open();
     await studio.train(3);
     await expect(studio.get('#train-status')).toContainText('Done');
-    for (const fold of await studio.get('details:not([open]) > summary:visible').all()) await fold.click();
+    await studio.unfold();
     const width = await page.evaluate(() => document.documentElement.scrollWidth);
     expect(width).toBe(375);
 
@@ -55,7 +55,7 @@ test('every control has a name', async ({ studio, page }) => {
   await studio.open();
   await studio.train(3);
   await expect(studio.get('#train-status')).toContainText('Done');
-  for (const fold of await studio.get('details:not([open]) > summary:visible').all()) await fold.click();
+  await studio.unfold();
   for (const control of await page.locator('button:visible, input:visible, select:visible, textarea:visible').all()) {
     await expect(control).toHaveAccessibleName(/\w/);
   }

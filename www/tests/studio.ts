@@ -96,6 +96,13 @@ export class Studio {
     await this.page.setInputFiles('#data-file', file);
   }
 
+  /** Opens every fold. */
+  async unfold(): Promise<void> {
+    await this.get('details').evaluateAll((folds) => {
+      for (const fold of folds) if (fold instanceof HTMLDetailsElement) fold.open = true;
+    });
+  }
+
   async set(settings: Record<string, string>): Promise<void> {
     if (!(await this.get('#settings-fields').isVisible())) await this.get('#settings > summary').click();
     for (const [name, value] of Object.entries(settings)) await this.page.fill(`#setting-${name}`, value);
