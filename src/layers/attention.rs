@@ -173,8 +173,8 @@ impl Attention {
         let dq = matrix(rec, "dq", Rows::TOKENS, q.width);
         let dk = matrix(rec, "dk", Rows::TOKENS, k.width);
         let dv = matrix(rec, "dv", Rows::TOKENS, v.width);
-        // A pair of f32 for each token and head.
-        let delta = rec.floats("delta", (rec.capacity(Rows::TOKENS) * shape.n_heads * 2) as u64);
+        // A pair of f32 where lse has one.
+        let delta = rec.transient("delta", 2 * lse.size_bytes());
         attention_dq(rec, "attention.dq", shape, batch.tokens, q, k, v, out, lse, d_out, dq, delta);
         attention_dkv(rec, "attention.dkv", shape, batch.tokens, q, k, v, delta, d_out, dk, dv);
         let table = rec.external(&rotation.table);
