@@ -31,7 +31,7 @@ pub struct TrainOptions {
     pub tokens_per_pass: Option<usize>,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Steps from 0 to the peak. Default: 5 % of all.
+    /// Steps from 0 to the peak. Default: 5 % of all, rounded down.
     pub warmup_steps: Option<usize>,
     /// How the learning rate goes after the warmup.
     pub schedule: Schedule,
@@ -106,7 +106,7 @@ impl TrainOptions {
     /// AdamW's numbers at 0-based `step` of `total`, the learning rate as transformers'
     /// `get_{cosine,linear,constant}_schedule_with_warmup` has it.
     pub fn optim_step(&self, step: usize, total: usize) -> OptimStep {
-        let warmup = self.warmup_steps.unwrap_or(total.div_ceil(20));
+        let warmup = self.warmup_steps.unwrap_or(total / 20);
         let factor = if step < warmup {
             step as f64 / warmup as f64
         } else {

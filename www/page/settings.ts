@@ -28,8 +28,8 @@ const SCHEDULES: Record<Schedule, string> = {
 };
 /** All that an adapter can target in any model; a model's own list decides which are offered. */
 const TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
-/** On a software GPU a step takes half a minute, so the default is what gets there in a few. */
-const SOFTWARE_STEPS = '10';
+/** On a software GPU an example takes ten seconds, so the defaults are what shows a change in a few minutes. */
+const ON_SOFTWARE: Record<string, string> = { steps: '12', batchSize: '2', learningRate: '0.0015', warmupSteps: '0' };
 
 /** The form's fields. */
 export class Settings {
@@ -55,10 +55,12 @@ export class Settings {
     this.#fields.addEventListener('input', () => this.showError(undefined));
   }
 
-  /** Fewer steps where they are slow, unless the person has chosen already. */
+  /** Fewer and smaller steps where they are slow, except where the person has chosen already. */
   expectSoftware(): void {
-    const steps = this.#input('steps');
-    if (steps.value === steps.defaultValue || steps.value === '60') steps.value = SOFTWARE_STEPS;
+    for (const { name, value } of NUMBERS) {
+      const input = this.#input(name);
+      if (input.value === value) input.value = ON_SOFTWARE[name] ?? value;
+    }
   }
 
   /** Offers only what the model has. */
