@@ -45,15 +45,19 @@ pub async fn load(
     context_length: usize,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Box<dyn Architecture>> {
-    let config = Config::parse(checkpoint.config_file(), checkpoint.config())?;
-    let context_length = context_length.min(config.max_position_embeddings);
-    let loader = Loader::new(gpu, checkpoint, progress);
-    match config.model_type.as_str() {
-        "llama" => Ok(Box::new(llama::Llama::load(gpu, config, context_length, loader).await?)),
+    let file = checkpoint.config_file();
+    // First of all, so that another architecture is not blamed for lacking llama's fields.
+    match Config::model_type(file, checkpoint.config())? {
+        "llama" => {
+            let config = Config::parse(file, checkpoint.config())?;
+            let context_length = context_length.min(config.max_position_embeddings);
+            let loader = Loader::new(gpu, checkpoint, progress);
+            Ok(Box::new(llama::Llama::load(gpu, config, context_length, loader).await?))
+        }
         other => Err(Error::Unsupported {
-            file: checkpoint.config_file().to_owned(),
+            file: file.to_owned(),
             field: "model_type".into(),
-            message: format!("'{other}' is not one of: llama"),
+            message: format!("it is '{other}', supported is llama"),
         }),
     }
 }

@@ -2,7 +2,9 @@
 //! trained adapter, the merged weight, greedy tokens.
 //!
 //! `GOLDEN_DIR` is a folder of cases as `tests/fixtures/make_golden.py` writes them (default: the two under
-//! `tests/fixtures/golden`), `GOLDEN_CASES` names some of them, separated by commas (default: all).
+//! `tests/fixtures/golden`), `GOLDEN_CASES` names some of them, separated by commas (default: all). With `GOLDEN_OUT`,
+//! each case's trained adapter and its logits are written to a folder there, which `tests/fixtures/check_peft.py`
+//! loads with peft.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::collections::BTreeMap;
@@ -234,6 +236,14 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     }
 
     let (config, weights) = trained.write();
+    if let Some(out) = std::env::var_os("GOLDEN_OUT") {
+        let out = Path::new(&out).join(dir.file_name().unwrap_or_default());
+        std::fs::create_dir_all(&out)?;
+        let logits = logits(&gpu, &*model, &adapter, &passes[0]).await?;
+        std::fs::write(out.join("adapter_config.json"), &config)?;
+        std::fs::write(out.join("adapter_model.safetensors"), &weights)?;
+        std::fs::write(out.join("logits.f32"), bytemuck::cast_slice(&logits))?;
+    }
     let back = AdapterFile::parse(&config, &weights)?;
     if back != trained {
         return Err("the saved adapter does not read back equal".into());

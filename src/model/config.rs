@@ -109,16 +109,22 @@ impl Fields<'_> {
 }
 
 impl Config {
+    /// The architecture that the fields of `file` name.
+    pub fn model_type<'a>(file: &str, map: &'a Map<String, Value>) -> Result<&'a str> {
+        let fields = Fields { file, map };
+        match map.get("model_type") {
+            Some(Value::String(name)) => Ok(name),
+            Some(other) => Err(fields.bad("model_type", format!("is {other}, not a name"))),
+            None => Err(fields.bad("model_type", "is missing")),
+        }
+    }
+
     /// Checks and takes what the engine needs from the fields of `file`.
     ///
     /// Errors: `BadFile` for a missing, mistyped or impossible field, `Unsupported` for one that is not implemented.
     pub fn parse(file: &str, map: &Map<String, Value>) -> Result<Self> {
         let fields = Fields { file, map };
-        let model_type = match fields.get("model_type") {
-            Some(Value::String(name)) => name.clone(),
-            Some(other) => return Err(fields.bad("model_type", format!("is {other}, not a name"))),
-            None => return Err(fields.bad("model_type", "is missing")),
-        };
+        let model_type = Self::model_type(file, map)?.to_owned();
         fields.only("hidden_act", &["silu".into()])?;
         fields.only("attention_bias", &[false.into()])?;
         fields.only("mlp_bias", &[false.into()])?;
