@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
-use crate::io::{
-    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer, sort_target_modules,
-};
+use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer};
 use crate::lora::{Adapter, ModuleShape};
 use crate::model::{self, Architecture};
 use crate::train::{Batches, TrainOptions, Trainer};
@@ -293,13 +291,11 @@ impl Engine {
     pub fn new_adapter(&mut self, options: LoraOptions) -> Result<AdapterInfo> {
         let model = self.model()?;
         let shapes = model.architecture.modules();
-        let mut target_modules = options.target_modules.unwrap_or_else(|| kinds(&shapes));
-        sort_target_modules(&mut target_modules);
         let config = LoraConfig {
             r: options.r,
             lora_alpha: options.lora_alpha,
             use_rslora: options.use_rslora,
-            target_modules,
+            target_modules: options.target_modules.unwrap_or_else(|| kinds(&shapes)),
             base_model_name_or_path: Some(model.name.clone()),
         };
         let adapter = Adapter::new(&self.gpu, config, &shapes, options.seed)?;

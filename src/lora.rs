@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
-use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix};
+use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix, sort_target_modules};
 use crate::kernels::stride;
 use crate::{Error, Result};
 
@@ -146,7 +146,8 @@ impl Adapter {
         Ok(adapter)
     }
 
-    fn allocate(gpu: &Gpu, config: LoraConfig, shapes: &[ModuleShape]) -> Result<Self> {
+    fn allocate(gpu: &Gpu, mut config: LoraConfig, shapes: &[ModuleShape]) -> Result<Self> {
+        sort_target_modules(&mut config.target_modules);
         let setting =
             |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
         if config.r == 0 || config.r > MAX_RANK {
