@@ -11,9 +11,10 @@ fn tail_tile(c0: u32, c1: u32, c2: u32, c3: u32, k4: u32) -> mat4x4<f32> {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
-    let col = global_id.x * 8u;
-    let row = workgroup_id.y * ROWS;
-    if (col >= params.n) {
+    let at = block_at(global_id, workgroup_id);
+    let row = at.x;
+    let col = at.y;
+    if (col >= params.n || row >= n_rows(params.rows)) {
         return;
     }
     let last = params.n - 1u;

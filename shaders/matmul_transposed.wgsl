@@ -5,9 +5,10 @@
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
-    let k8 = global_id.x;
-    let row = workgroup_id.y * ROWS;
-    if (k8 >= params.k8) {
+    let at = block_at(global_id, workgroup_id);
+    let row = at.x;
+    let k8 = at.y / 8u;
+    if (k8 >= params.k8 || row >= n_rows(params.rows)) {
         return;
     }
     var block: Block;

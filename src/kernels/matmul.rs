@@ -132,15 +132,17 @@ fn dispatch(
         rows_shader,
         kernel,
     ];
-    // Narrow products would leave most of a wide workgroup idle.
-    let workgroup: u32 = if y_cols <= 128 { 8 } else { 64 };
-    let shader = Shader::new(name, &[("WORKGROUP", workgroup)], &parts);
+    // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
+    let down = y_cols <= 64;
+    let workgroup: u32 = if down { 16 } else { 64 };
+    let shader = Shader::new(name, &[("WORKGROUP", workgroup), ("DOWN", u32::from(down))], &parts);
     let bindings: Vec<Slice> =
         w.bindings().chain([x.slice, y.slice]).chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w])).collect();
     let flops_per_row = 2 * (w.rows * w.cols + rank * y_cols) as u64;
-    // Threads of a workgroup lie side by side along the columns, eight columns each.
-    let rows = Extent::Rows { rows: params.rows, per: rows_per_thread };
-    let grid = [Extent::cover(y_cols as u32, 8 * workgroup), rows, Extent::Fixed(1)];
+    let rows = |threads| Extent::Rows { rows: params.rows, per: rows_per_thread * threads };
+    let columns = |threads| Extent::cover(y_cols as u32, 8 * threads);
+    let grid = if down { [rows(workgroup), columns(1)] } else { [columns(workgroup), rows(1)] };
+    let grid = [grid[0], grid[1], Extent::Fixed(1)];
     rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, flops_per_row));
 }
 
