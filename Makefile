@@ -20,7 +20,8 @@ CRATE := Cargo.toml Cargo.lock $(shell find src shaders -type f)
 PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.json www/tsconfig.package.json \
 	$(shell find www/src www/page www/public -type f)
 # Mesa's software Vulkan, whatever the machine's processor; looked up when used, as set-up may just have brought it.
-LAVAPIPE = VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
+# Mesa complains of a missing XDG_RUNTIME_DIR at every device.
+LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
 .PHONY: help setup model build run demo test test-rust test-model test-wasm test-www
 

@@ -115,8 +115,8 @@ fn damaged_folders() {
 
 #[test]
 fn damaged_adapters_examples_and_templates() {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden/llama3-ropescaled-untied/adapter");
-    let config = std::fs::read(format!("{golden}/adapter_config.json")).expect("the golden adapter is there");
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adapters/llama3-ropescaled-untied");
+    let config = std::fs::read(format!("{golden}/adapter_config.json")).expect("the adapter is there");
     let weights = std::fs::read(format!("{golden}/adapter_model.safetensors")).unwrap();
     damage(&config, 3000, |damaged| drop(AdapterFile::parse(&damaged, &weights)));
     // The header is what can lie; the rest is numbers.
