@@ -35,6 +35,8 @@ const ON_SOFTWARE: Record<string, string> = { steps: '12', batchSize: '2', learn
 export class Settings {
   readonly #fold = byId<HTMLDetailsElement>('settings');
   readonly #fields = byId('settings-fields');
+  /** Names of the fields that the person has changed. */
+  readonly #chosen = new Set<string>();
 
   constructor() {
     for (const setting of NUMBERS) {
@@ -52,14 +54,17 @@ export class Settings {
       check('useRslora', 'Rank-stabilised scaling (rsLoRA)', 'Divides alpha by the root of the rank. Helps from rank 32 on.'),
       targets(),
     );
-    this.#fields.addEventListener('input', () => this.showError(undefined));
+    this.#fields.addEventListener('input', ({ target }) => {
+      this.showError(undefined);
+      if (target instanceof HTMLInputElement) this.#chosen.add(target.id);
+    });
   }
 
   /** Fewer and smaller steps where they are slow, except where the person has chosen already. */
   expectSoftware(): void {
-    for (const { name, value } of NUMBERS) {
+    for (const [name, value] of Object.entries(ON_SOFTWARE)) {
       const input = this.#input(name);
-      if (input.value === value) input.value = ON_SOFTWARE[name] ?? value;
+      if (!this.#chosen.has(input.id)) input.value = value;
     }
   }
 

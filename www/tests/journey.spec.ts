@@ -87,3 +87,12 @@ test('two trainings with one seed give the same bytes', async ({ studio }) => {
   }
   expect(adapters[0]?.equals(adapters[1] ?? Buffer.of())).toBe(true);
 });
+
+test('on a software GPU the defaults are small, and what a person sets stays as set', async ({ studio, page }) => {
+  await studio.open();
+  await expect(page.locator('#setting-steps')).toHaveValue('12');
+  await studio.set({ steps: '60' });
+  await studio.loadModel();
+  await expect(page.locator('#setting-steps')).toHaveValue('60');
+  await expect(page.locator('#setting-batchSize')).toHaveValue('2');
+});
