@@ -264,6 +264,52 @@ mod tests {
         case
     }
 
+    /// The way back is the derivative of the way there, LoRA's term included: with `f = Σ c · y(x)`, df/dx is the
+    /// transposed product of `c` and its own low-rank term `(c B) A`.
+    #[test]
+    fn matmul_transposed_is_the_gradient() {
+        let (t, n, k, r) = (3, 5, 11, 2);
+        let params = |x: usize, y: usize, w_cols: usize| MatmulParams {
+            rows: Rows::TOKENS,
+            n: n as u32,
+            k8: stride(k) as u32 / 8,
+            first: 0,
+            x_stride4: stride(x) as u32 / 4,
+            y_stride4: stride(y) as u32 / 4,
+            tail_rank: r as u32,
+            tail_x_stride4: stride(r) as u32 / 4,
+            tail_w_stride4: stride(w_cols) as u32 / 4,
+            tail_scale: 2.0,
+            accumulate: 0,
+            _pad: [0; 2],
+        };
+        let padded = |rows: usize, cols: usize, seed: u64| f64s(&pad_rows(&random(rows * cols, seed), cols));
+        let (w, a, b) = (padded(n, k, 1), padded(r, k, 2), padded(n, r, 3));
+        let (x, c) = (padded(t, k, 4), padded(t, n, 5));
+        // Rows of `left` against rows or columns of `right`, at padded strides.
+        let low_rank = |left: &[f64], width: usize, right: &dyn Fn(usize, usize) -> f64| {
+            let mut out = vec![0.0; t * stride(r)];
+            for (row, q) in (0..t).flat_map(|row| (0..r).map(move |q| (row, q))) {
+                out[row * stride(r) + q] = (0..width).map(|i| left[row * stride(width) + i] * right(q, i)).sum();
+            }
+            out
+        };
+        let forward = |x: &[f64]| {
+            let xa = low_rank(x, k, &|q, i| a[q * stride(k) + i]);
+            let product = Product { w: w.clone(), tail: Some((xa, b.clone())) };
+            let y = reference(&params(k, n, r), &product, false, t, x, &vec![0.0; t * stride(n)]);
+            y.iter().zip(&c).map(|(y, c)| y * c).sum::<f64>()
+        };
+        let dya = low_rank(&c, n, &|q, j| b[j * stride(r) + q]);
+        let product = Product { w: w.clone(), tail: Some((dya, a.clone())) };
+        let dx = reference(&params(n, k, k), &product, true, t, &c, &vec![0.0; t * stride(k)]);
+        let expected = finite_differences(&x, forward);
+        for row in 0..t {
+            let columns = row * stride(k)..row * stride(k) + k;
+            assert_close(&dx[columns.clone()], &expected[columns]);
+        }
+    }
+
     fn pad_rows(values: &[f32], k: usize) -> Vec<f32> {
         let mut padded = pad(values, k);
         padded.truncate(values.len() / k * stride(k));
