@@ -11,7 +11,7 @@ use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer};
 use crate::lora::{Adapter, ModuleShape};
 use crate::model::{self, Architecture};
-use crate::train::{Batches, TrainOptions, Trainer};
+use crate::train::{Batches, MAX_TOKENS, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 /// Positions a model is loaded for where the caller does not say.
@@ -222,8 +222,8 @@ impl Engine {
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<ModelInfo> {
         let context_length = context_length.unwrap_or(DEFAULT_CONTEXT);
-        if !(16..=1 << 20).contains(&context_length) {
-            let (value, allowed) = (context_length.to_string(), "16 to 1048576".to_owned());
+        if !(16..=MAX_TOKENS).contains(&context_length) {
+            let (value, allowed) = (context_length.to_string(), format!("16 to {MAX_TOKENS}"));
             return Err(Error::BadSetting { name: "contextLength".into(), value, allowed });
         }
         self.end_training();

@@ -5,7 +5,7 @@ mod batches;
 mod options;
 
 pub use batches::{Batches, Pass};
-pub use options::{Schedule, TrainOptions};
+pub use options::{MAX_TOKENS, Schedule, TrainOptions};
 
 use std::rc::Rc;
 

@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::OptimStep;
 use crate::{Error, Result};
 
+/// Most tokens of a pass, and of an example: kernels with a workgroup for each row may have 65,535 of them.
+pub const MAX_TOKENS: usize = 32_768;
+
 /// How the learning rate goes after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,7 +86,7 @@ impl TrainOptions {
         };
         count("steps", self.steps, 1..=1_000_000)?;
         count("batchSize", Some(self.batch_size), 1..=4096)?;
-        count("tokensPerPass", self.tokens_per_pass, 16..=65_536)?;
+        count("tokensPerPass", self.tokens_per_pass, 16..=MAX_TOKENS)?;
         count("warmupSteps", self.warmup_steps, 0..=1_000_000)?;
         if let Some(epochs) = self.epochs {
             number("epochs", epochs, epochs > 0.0 && epochs <= 10_000.0, "above 0, at most 10000")?;
