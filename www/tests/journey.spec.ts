@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises';
 import { unzipSync } from 'fflate';
-import { expect, test } from './studio.js';
+import { CHATS, expect, test } from './studio.js';
 
 test('trains, compares, downloads, and opens the download again', async ({ studio, page }) => {
   await studio.open();
@@ -90,9 +90,12 @@ test('two trainings with one seed give the same bytes', async ({ studio }) => {
 
 test('on a software GPU the defaults are small, and what a person sets stays as set', async ({ studio, page }) => {
   await studio.open();
+  await studio.loadModel();
+  await studio.giveExamples(CHATS);
   await expect(page.locator('#setting-steps')).toHaveValue('12');
   await studio.set({ steps: '60' });
-  await studio.loadModel();
+  await studio.giveExamples(CHATS.slice(0, CHATS.lastIndexOf('\n')));
+  await expect(studio.get('#train-summary')).toHaveText('3 examples');
   await expect(page.locator('#setting-steps')).toHaveValue('60');
   await expect(page.locator('#setting-batchSize')).toHaveValue('2');
 });
