@@ -3,6 +3,7 @@
  * `make demo`, which documents the variables. Ends with status 1 and the page's own message when anything fails.
  */
 
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -135,6 +136,12 @@ async function keep(page) {
   say('adapter', names.join('\n'));
 }
 
+for (const name of ['MODEL', 'DATA']) {
+  const file = variable(name);
+  if (!file || existsSync(file)) continue;
+  console.error(`error       ${name}: there is no ${file}`);
+  process.exit(1);
+}
 const root = fileURLToPath(new URL('..', import.meta.url));
 const server = await preview({ root, configFile: path.join(root, 'vite.config.ts'), logLevel: 'error' });
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
