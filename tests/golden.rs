@@ -194,6 +194,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     worst.add("logits", &logits(&gpu, &*model, &adapter, &passes[0]).await?, &expected_logits(&golden)?);
 
     let max_tokens = passes.iter().map(|pass| pass.tokens.len()).max().unwrap();
+    let before = gpu.allocated_bytes();
     let mut trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, &mut |_, _| ()).await?;
     let (loss, grads) = trainer.gradients(&passes[..1]).await?;
     worst.add("loss", &[loss], &[golden.json["loss"].as_f64().unwrap()]);
@@ -210,6 +211,11 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     }
     let (loss, _) = trainer.gradients(&passes).await?;
     worst.add("loss", &[loss], &golden.numbers("curve")[total..]);
+
+    drop(trainer);
+    if gpu.allocated_bytes() != before {
+        return Err(format!("training kept {} bytes of GPU memory", gpu.allocated_bytes() - before).into());
+    }
 
     let trained = adapter.to_file(&gpu).await?;
     for (name, factor) in &trained.tensors {

@@ -239,7 +239,7 @@ impl Plan {
     }
 }
 
-/// A ring of one: a small buffer copied out after each replay and read late.
+/// A small buffer copied out after each replay and read late.
 pub struct Readback {
     staging: Staging,
 }
