@@ -1,19 +1,19 @@
 // out[t, h] = Σ_j p_j v[j],  p = softmax_j(scale · q[t, h] · k[j])  over the keys j that row t sees, and
-// lse[t, h] = ln Σ_j exp(scale · q[t, h] · k[j]).   Online softmax: arXiv 2205.14135, algorithm 1.
+// lse[t, h] = ln Σ_j exp(scale · q[t, h] · k[j]), beside it a place for the backward pass's delta.   Online softmax: arXiv 2205.14135, algorithm 1.
 //
 // A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
 // A workgroup covers 4 * BLOCKS rows.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
-// [n_tokens, N_HEADS * HEAD_DIM]
+// [n_tokens, .. N_HEADS * HEAD_DIM ..]
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;
-// [key rows, N_KV_HEADS * HEAD_DIM]
+// [key rows, .. N_KV_HEADS * HEAD_DIM ..]
 @group(0) @binding(4) var<storage, read> k: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> v: array<vec4<f32>>;
-// As q.
+// [n_tokens, N_HEADS * HEAD_DIM]
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 // [n_tokens, N_HEADS]
-@group(0) @binding(7) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(7) var<storage, read_write> lse_delta: array<vec2<f32>>;
 
 fn max4(m: mat4x4<f32>) -> vec4<f32> {
     return max(max(m[0], m[1]), max(m[2], m[3]));
@@ -74,21 +74,21 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         s3 = transpose(s3);
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             sums[d] = scale_columns(sums[d], shrink)
-                + load_four_v(k0, d) * s0
-                + load_four_v(k1, d) * s1
-                + load_four_v(k2, d) * s2
-                + load_four_v(k3, d) * s3;
+                + load_four_v(k0 + V_AFTER_K, d) * s0
+                + load_four_v(k1 + V_AFTER_K, d) * s1
+                + load_four_v(k2 + V_AFTER_K, d) * s2
+                + load_four_v(k3 + V_AFTER_K, d) * s3;
         }
     }
 
     for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-        store_four_out(queries.at, d, scale_columns(sums[d], 1.0 / total), queries.is_real);
+        store_four_out(queries.out_at, d, scale_columns(sums[d], 1.0 / total), queries.is_real);
     }
     for (var i = 0u; i < 4u; i += 1u) {
         if (queries.is_real[i]) {
-            lse[queries.rows[i] * N_HEADS + queries.heads[i]] = maximum[i] + log_f32(total[i]);
+            lse_delta[queries.rows[i] * N_HEADS + queries.heads[i]] = vec2<f32>(maximum[i] + log_f32(total[i]), 0.0);
             if (queries.heads[i] == N_HEADS - 1u) {
-                store_pad_out(queries.rows[i], N_HEADS * HEAD_DIM, Q_STRIDE);
+                store_pad_out(queries.rows[i] * OUT_STRIDE, N_HEADS * HEAD_DIM, OUT_STRIDE);
             }
         }
     }

@@ -1,20 +1,20 @@
-// dq[t, h] = scale · Σ_j ds_j k[j],  ds_j = p_j (d_out[t, h] · v[j] - delta[t, h]),  p_j = exp(scale · q · k[j] - lse).
-// arXiv 2205.14135, algorithm 4.
+// dq[t, h] = scale · Σ_j ds_j k[j],  ds_j = p_j (d_out[t, h] · v[j] - delta[t, h]),  p_j = exp(scale · q · k[j] - lse),
+// delta[t, h] = d_out[t, h] · out[t, h].   arXiv 2205.14135, algorithm 4. Then turned back through the rotary embedding.
 //
 // A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
-// A workgroup covers 4 * BLOCKS rows.
+// A workgroup covers 4 * BLOCKS rows. Queries, keys and values lie in one matrix, and their gradients in another like it.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
+// [n_tokens, Q_STRIDE]
+@group(0) @binding(3) var<storage, read> qkv: array<vec4<f32>>;
 // [n_tokens, N_HEADS * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;
-// [key rows, N_KV_HEADS * HEAD_DIM]
-@group(0) @binding(4) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> v: array<vec4<f32>>;
-// (lse, delta), [n_tokens, N_HEADS]
-@group(0) @binding(6) var<storage, read> delta: array<vec2<f32>>;
-// As q.
-@group(0) @binding(7) var<storage, read> d_out: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> dq: array<f32>;
+@group(0) @binding(4) var<storage, read> out: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> d_out: array<vec4<f32>>;
+// (lse, delta), [n_tokens, N_HEADS]: lse is given, delta made here for attention_dkv.
+@group(0) @binding(6) var<storage, read_write> lse_delta: array<vec2<f32>>;
+// cos and sin, [n_positions, HEAD_DIM / 2].
+@group(0) @binding(7) var<storage, read> table: array<vec2<f32>>;
+@group(0) @binding(8) var<storage, read_write> d_qkv: array<f32>;
 
 // Columns are keys, rows are queries; of the result, columns are queries.
 fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, deltas: vec4<f32>) -> mat4x4<f32> {
@@ -34,9 +34,16 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
     var lses: vec4<f32>;
     var deltas: vec4<f32>;
     for (var i = 0u; i < 4u; i += 1u) {
-        let pair = delta[queries.rows[i] * N_HEADS + queries.heads[i]];
-        lses[i] = pair.x;
-        deltas[i] = pair.y;
+        let at = queries.rows[i] * N_HEADS + queries.heads[i];
+        var sum = 0.0;
+        for (var d = 0u; d < params.head_vec4s; d += 1u) {
+            sum += dot(load_out(queries.out_at[i], d), load_d_out(queries.out_at[i], d));
+        }
+        lses[i] = lse_delta[at].x;
+        deltas[i] = sum;
+        if (queries.is_real[i]) {
+            lse_delta[at].y = sum;
+        }
     }
 
     // Columns are queries.
@@ -52,11 +59,11 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         var p2 = mat4x4<f32>();
         var p3 = mat4x4<f32>();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            let four = transpose(load_four_q(queries.at, d));
-            p0 += four * load_four_k(k0, d);
-            p1 += four * load_four_k(k1, d);
-            p2 += four * load_four_k(k2, d);
-            p3 += four * load_four_k(k3, d);
+            let four = transpose(load_four_qkv(queries.at, d));
+            p0 += four * load_four_qkv(k0, d);
+            p1 += four * load_four_qkv(k1, d);
+            p2 += four * load_four_qkv(k2, d);
+            p3 += four * load_four_qkv(k3, d);
         }
         p0 = weights(mask(p0 * params.scale, key, queries.first, queries.last), lses);
         p1 = weights(mask(p1 * params.scale, key + 4u, queries.first, queries.last), lses);
@@ -68,30 +75,33 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         var g2 = mat4x4<f32>();
         var g3 = mat4x4<f32>();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            let four = transpose(load_four_d_out(queries.at, d));
-            g0 += four * load_four_v(k0, d);
-            g1 += four * load_four_v(k1, d);
-            g2 += four * load_four_v(k2, d);
-            g3 += four * load_four_v(k3, d);
+            let four = transpose(load_four_d_out(queries.out_at, d));
+            g0 += four * load_four_qkv(k0 + V_AFTER_K, d);
+            g1 += four * load_four_qkv(k1 + V_AFTER_K, d);
+            g2 += four * load_four_qkv(k2 + V_AFTER_K, d);
+            g3 += four * load_four_qkv(k3 + V_AFTER_K, d);
         }
         g0 = score_gradients(p0, g0, deltas);
         g1 = score_gradients(p1, g1, deltas);
         g2 = score_gradients(p2, g2, deltas);
         g3 = score_gradients(p3, g3, deltas);
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            sums[d] += load_four_k(k0, d) * g0
-                + load_four_k(k1, d) * g1
-                + load_four_k(k2, d) * g2
-                + load_four_k(k3, d) * g3;
+            sums[d] += load_four_qkv(k0, d) * g0
+                + load_four_qkv(k1, d) * g1
+                + load_four_qkv(k2, d) * g2
+                + load_four_qkv(k3, d) * g3;
         }
     }
 
     for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-        store_four_dq(queries.at, d, sums[d] * params.scale, queries.is_real);
+        store_four_d_qkv(queries.at, d, sums[d] * params.scale, queries.is_real);
     }
     for (var i = 0u; i < 4u; i += 1u) {
-        if (queries.is_real[i] && queries.heads[i] == N_HEADS - 1u) {
-            store_pad_dq(queries.rows[i], N_HEADS * HEAD_DIM, Q_STRIDE);
+        if (queries.is_real[i]) {
+            turn_back(queries.at[i], tokens[queries.rows[i]].position, 0u, params.half);
+            if (queries.heads[i] == N_HEADS - 1u) {
+                store_pad_d_qkv(queries.rows[i] * Q_STRIDE, Q_FIRST + N_HEADS * HEAD_DIM, K_FIRST);
+            }
         }
     }
 }

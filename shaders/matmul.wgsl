@@ -1,6 +1,7 @@
 // y[t, first + j] = Σ_k x[t, k] w[j, k] + scale · Σ_r tail_x[t, r] tail_w[first + j, r],  j < n; or y += that.
 //
-// x [rows, k], w [n, k] in any weight format; tail_x and tail_w are LoRA's x Aᵀ [rows, r] and B [.., r], or nothing.
+// x [rows, k], w [n, k] in any weight format; tail_x and tail_w are LoRA's x Aᵀ [rows, r] (of each
+// segment) and B [.., r], or nothing.
 // f32 sums. One thread computes ROWS rows × 8 columns.
 
 fn tail_tile(c0: u32, c1: u32, c2: u32, c3: u32, k4: u32) -> mat4x4<f32> {
@@ -27,8 +28,16 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
         add_products(&block, x_rows(row, 2u * k8), mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo), mat4x4<f32>(w4.lo, w5.lo, w6.lo, w7.lo));
         add_products(&block, x_rows(row, 2u * k8 + 1u), mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi), mat4x4<f32>(w4.hi, w5.hi, w6.hi, w7.hi));
     }
+    let segment = segment_of(params.first + col, params.segments.ends, INTERLEAVED);
     for (var k4 = 0u; k4 * 4u < params.tail_rank; k4 += 1u) {
-        add_products(&block, tail_rows(row, k4), tail_tile(col, c1, c2, c3, k4), tail_tile(c4, c5, c6, c7, k4));
+        let lo = tail_tile(col, c1, c2, c3, k4);
+        let hi = tail_tile(c4, c5, c6, c7, k4);
+        let rows = tail_rows(row, k4, segment);
+        if (INTERLEAVED == 1u) {
+            add_products_apart(&block, rows, tail_rows(row, k4, 1u), lo, hi);
+        } else {
+            add_products(&block, rows, lo, hi);
+        }
     }
     store_block(block, row, params.first + col, params.first + params.n);
 }

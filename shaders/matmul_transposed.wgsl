@@ -31,7 +31,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
         let k4 = 2u * k8;
         let lo = mat4x4<f32>(tail_weight(r, k4), tail_weight(r1, k4), tail_weight(r2, k4), tail_weight(r3, k4));
         let hi = mat4x4<f32>(tail_weight(r, k4 + 1u), tail_weight(r1, k4 + 1u), tail_weight(r2, k4 + 1u), tail_weight(r3, k4 + 1u));
-        add_products(&block, tail_rows(row, r / 4u), scale * transpose(lo), scale * transpose(hi));
+        add_products(&block, tail_rows(row, r / 4u, 0u), scale * transpose(lo), scale * transpose(hi));
     }
     store_block(block, row, 8u * k8, 8u * params.k8);
 }

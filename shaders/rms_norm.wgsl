@@ -1,13 +1,15 @@
 // y[t, c] = x[t, c] · rstd[t] · weight[c],  rstd[t] = 1 / sqrt(mean_c x[t, c]² + eps).   arXiv 1910.07467
+// xa[t, i] = Σ_c y[t, c] a[i, c]: with LoRA, the low-rank values of the linears that read y.
 //
-// One thread a row; f32 sums, four interleaved partial sums a row.
+// One thread a row; f32 sums, four interleaved partial sums a row. Workgroups along y: the first writes y and rstd, each
+// further one eight columns of xa, for which it takes the sum of squares again rather than wait.
 struct Params {
     rows: Rows,
     width: u32,
     // vec4s from one row to the next.
     stride4: u32,
     eps: f32,
-    _pad: u32,
+    xa_stride4: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
@@ -15,10 +17,19 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> rstd: array<f32>;
 
+fn rstd_of(squares: vec4<f32>) -> f32 {
+    let sum = squares.x + squares.y + squares.z + squares.w;
+    return 1.0 / sqrt(sum / f32(params.width) + params.eps);
+}
+
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
+fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
     let row = global_id.x;
     if (row >= n_rows(params.rows)) {
+        return;
+    }
+    if (workgroup_id.y > 0u) {
+        project(row, workgroup_id.y - 1u);
         return;
     }
     let start = row * params.stride4;
@@ -27,8 +38,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
         let v = x[start + c];
         squares += v * v;
     }
-    let sum = squares.x + squares.y + squares.z + squares.w;
-    let r = 1.0 / sqrt(sum / f32(params.width) + params.eps);
+    let r = rstd_of(squares);
     rstd[row] = r;
     for (var c = 0u; c < params.stride4; c += 1u) {
         y[start + c] = x[start + c] * r * weight[c];

@@ -1,14 +1,14 @@
-// Gather: y[i] = x[index[start + i]].   Scatter (SCATTER = 1): y[index[start + i]] = x[i], where no index occurs twice.
-// i counts the rows of `params.rows`, whose start is an offset in `index` alone.
+// y[i] = x[index[i]], or (SCATTER) y[index[i]] = x[i], for the rows i of the window `rows`, where x may be some columns of
+// a wider matrix.
 //
-// One thread a vec4: x along columns, y along rows.
+// One thread a vec4: x along columns, y along rows of the window.
 struct Params {
     rows: Rows,
-    // vec4s from one row to the next, the same in both matrices.
-    stride4: u32,
-    _pad0: u32,
-    _pad1: u32,
-    _pad2: u32,
+    // All in vec4s.
+    width4: u32,
+    x_first4: u32,
+    x_stride4: u32,
+    y_stride4: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> index: array<u32>;
@@ -19,14 +19,11 @@ struct Params {
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let column = global_id.x;
     let row = global_id.y;
-    if (column >= params.stride4 || row >= n_rows(params.rows)) {
+    if (column >= params.width4 || row >= n_rows(params.rows)) {
         return;
     }
-    let packed = row * params.stride4 + column;
-    let spread = index[params.rows.start + row] * params.stride4 + column;
-    if (SCATTER == 1u) {
-        y[spread] = x[packed];
-    } else {
-        y[packed] = x[spread];
-    }
+    let there = index[params.rows.start + row];
+    let source = select(there, row, SCATTER == 1u);
+    let place = select(row, there, SCATTER == 1u);
+    y[place * params.y_stride4 + column] = x[source * params.x_stride4 + params.x_first4 + column];
 }

@@ -9,7 +9,7 @@ use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer};
-use crate::lora::{Adapter, ModuleShape};
+use crate::lora::{Adapter, ModuleGroup};
 use crate::model::{self, Architecture};
 use crate::train::{Batches, MAX_TOKENS, TrainOptions, Trainer};
 use crate::{Error, Result};
@@ -489,9 +489,9 @@ fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {
 }
 
 /// What `target_modules` may name, in the order of the model.
-fn kinds(shapes: &[ModuleShape]) -> Vec<String> {
+fn kinds(groups: &[ModuleGroup]) -> Vec<String> {
     let mut kinds: Vec<String> = vec![];
-    for shape in shapes {
+    for shape in groups.iter().flat_map(|group| &group.modules) {
         if !kinds.iter().any(|kind| kind == shape.kind()) {
             kinds.push(shape.kind().to_owned());
         }

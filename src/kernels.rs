@@ -7,6 +7,7 @@ pub mod attention_backward;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;
+pub mod lora_grad;
 pub mod loss_sum;
 #[cfg(test)]
 mod math;
@@ -15,11 +16,10 @@ pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
 pub mod rows;
-pub mod swiglu;
+pub mod segments;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod weight;
-pub mod weight_grad;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -63,6 +63,23 @@ impl Matrix {
     pub fn rows_from(self, start: usize) -> Self {
         let at = (start * self.stride() * 4) as u64;
         Self { slice: self.slice.range(at..self.slice.size_bytes()), ..self }
+    }
+}
+
+/// Columns `first .. first + width` of a matrix: the output of one of several linears that share it.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// All columns.
+    pub matrix: Matrix,
+    /// The first that counts, a multiple of [`COLUMN_PAD`].
+    pub first: usize,
+    /// How many count.
+    pub width: usize,
+}
+
+impl From<Matrix> for Columns {
+    fn from(matrix: Matrix) -> Self {
+        Self { matrix, first: 0, width: matrix.width }
     }
 }
 

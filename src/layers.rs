@@ -14,7 +14,7 @@ mod norm;
 pub use attention::{Attention, AttentionSaved, KvCache, Rope};
 pub use frozen::{Frozen, Loader};
 pub use head::Head;
-pub use linear::{Linear, LinearSaved};
+pub use linear::{Linear, LowRank};
 pub use mlp::{Mlp, MlpSaved};
 pub use norm::{NormSaved, RmsNorm};
 

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
 use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix, sort_target_modules};
+use crate::kernels::segments::{Layout, Segments};
 use crate::kernels::stride;
 use crate::{Error, Result};
 
@@ -36,21 +37,69 @@ impl ModuleShape {
     }
 }
 
-/// One adapted linear and where its factors lie in the arena.
-#[derive(Debug, Clone)]
-struct Module {
-    shape: ModuleShape,
-    a_offset: u64,
-    b_offset: u64,
+/// Linears that read the same matrix and are run as one, in the order of their columns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModuleGroup {
+    /// Its linears, of one width of input.
+    pub modules: Vec<ModuleShape>,
+    /// How their outputs lie.
+    pub layout: Layout,
 }
 
-impl Module {
-    fn a_bytes(&self, r: usize) -> u64 {
-        (r * stride(self.shape.in_features) * 4) as u64
+/// A group of which some modules are adapted, and where its factors lie in the arena: A of the adapted ones, one below
+/// the other with [`stride`]`(r)` rows each, then B of all columns of the output. What belongs to no factor is zero and
+/// stays so.
+#[derive(Debug, Clone)]
+struct Group {
+    modules: Vec<ModuleShape>,
+    layout: Layout,
+    /// Which of the stacked As is a module's.
+    slots: Vec<Option<usize>>,
+    start: u64,
+    b_start: u64,
+    end: u64,
+    segments: Segments,
+}
+
+impl Group {
+    /// Floats of the arena that are the rows of a module's factors, as (first float, length), in the order of the rows:
+    /// A `[r, in]`, or B `[out, r]`.
+    fn rows(&self, index: usize, factor: Factor, r: usize) -> Vec<(usize, usize)> {
+        let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
+        let ModuleShape { in_features, out_features, .. } = self.modules[index];
+        let slot = self.slots[index].expect("only adapted modules have factors");
+        match factor {
+            Factor::A => {
+                let row = |row: usize| ((slot * stride(r) + row) * stride(in_features), in_features);
+                (0..r).map(|at| (self.start as usize / 4 + row(at).0, row(at).1)).collect()
+            }
+            Factor::B => {
+                let start = (self.start + self.b_start) as usize / 4;
+                let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(r), r);
+                (0..out_features).map(row).collect()
+            }
+        }
     }
 
-    fn b_bytes(&self, r: usize) -> u64 {
-        (self.shape.out_features * stride(r) * 4) as u64
+    /// Its adapted modules, with their numbers.
+    fn adapted(&self) -> impl Iterator<Item = (usize, &ModuleShape)> {
+        self.modules.iter().enumerate().filter(|(index, _)| self.slots[*index].is_some())
+    }
+}
+
+/// Which of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Factor {
+    A,
+    B,
+}
+
+impl Factor {
+    fn name(self) -> &'static str {
+        match self {
+            Self::A => "lora_A",
+            Self::B => "lora_B",
+        }
     }
 }
 
@@ -58,66 +107,81 @@ impl Module {
 pub struct Adapter {
     /// What PEFT writes beside the factors.
     pub config: LoraConfig,
-    modules: Vec<Module>,
+    groups: Vec<Group>,
     params: Buffer,
 }
 
-/// One linear's factors as a recording sees them.
-#[derive(Debug, Clone, Copy)]
+/// The factors of a group of linears as a recording sees them.
+#[derive(Debug, Clone)]
 pub struct LoraFactors {
-    /// `[r, stride(in_features)]`.
+    /// `[segments.rank(), stride(in_features)]`.
     pub a: Slice,
-    /// `[out_features, stride(r)]`.
+    /// `[columns of the output, stride(r)]`.
     pub b: Slice,
-    /// Gradients of both, in a recording that has them.
-    pub grads: Option<(Slice, Slice)>,
+    /// Which columns are whose.
+    pub segments: Segments,
+    /// Where both lie in the arena, in bytes.
+    pub range: std::ops::Range<u64>,
+    /// Where B starts in that range.
+    pub b_start: u64,
     /// Rank.
     pub r: usize,
     /// `lora_alpha / r` or its rsLoRA form.
     pub scaling: f32,
 }
 
-/// All factors as a recording sees them, by module path.
+/// All factors as a recording sees them, by the path of a group's first module.
 #[derive(Default)]
 pub struct AdapterView {
     factors: HashMap<String, LoraFactors>,
+    grads: Option<Slice>,
 }
 
 impl AdapterView {
-    /// The factors of a linear, if it is adapted.
-    pub fn get(&self, module: &str) -> Option<LoraFactors> {
-        self.factors.get(module).copied()
+    /// The factors of a group, if any of it is adapted.
+    pub fn get(&self, first_module: &str) -> Option<&LoraFactors> {
+        self.factors.get(first_module)
+    }
+
+    /// The gradients of all factors, laid out as they are, in a recording that has them.
+    pub fn grads(&self) -> Option<Slice> {
+        self.grads
     }
 }
 
 impl Adapter {
     /// A fresh adapter on the modules that `config.target_modules` names: A uniform in ±1/√in (PEFT's
     /// `kaiming_uniform_(a=√5)`), B zero, the same for the same seed.
-    pub fn new(gpu: &Gpu, config: LoraConfig, shapes: &[ModuleShape], seed: u64) -> Result<Self> {
-        let adapter = Self::allocate(gpu, config, shapes)?;
+    pub fn new(gpu: &Gpu, config: LoraConfig, groups: &[ModuleGroup], seed: u64) -> Result<Self> {
+        let adapter = Self::allocate(gpu, config, groups)?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        for module in &adapter.modules {
-            let bound = 1.0 / (module.shape.in_features as f32).sqrt();
-            let n = adapter.config.r * module.shape.in_features;
-            let values: Vec<f32> = (0..n).map(|_| rng.random_range(-bound..=bound)).collect();
-            adapter.write(gpu, module.a_offset, &values, module.shape.in_features);
+        for group in &adapter.groups {
+            let draw = |module: &ModuleShape, factor: Factor| match factor {
+                Factor::A => {
+                    let bound = 1.0 / (module.in_features as f32).sqrt();
+                    let n = adapter.config.r * module.in_features;
+                    Some((0..n).map(|_| rng.random_range(-bound..=bound)).collect())
+                }
+                Factor::B => None,
+            };
+            adapter.write(gpu, group, draw);
         }
         Ok(adapter)
     }
 
     /// An adapter made elsewhere, for a model with these modules.
-    pub fn from_file(gpu: &Gpu, file: &AdapterFile, shapes: &[ModuleShape]) -> Result<Self> {
+    pub fn from_file(gpu: &Gpu, file: &AdapterFile, groups: &[ModuleGroup]) -> Result<Self> {
         let mismatch = |message: String| Error::AdapterMismatch { message };
-        let adapter = Self::allocate(gpu, file.config.clone(), shapes)?;
+        let adapter = Self::allocate(gpu, file.config.clone(), groups)?;
         let r = adapter.config.r;
         let mut known = 0;
-        for module in &adapter.modules {
-            let ModuleShape { name, in_features, out_features } = &module.shape;
-            for (factor, offset, rows, cols) in
-                [("lora_A", module.a_offset, r, *in_features), ("lora_B", module.b_offset, *out_features, r)]
-            {
-                let key = format!("{name}.{factor}");
+        for group in &adapter.groups {
+            let adapted = group.adapted().flat_map(|(_, module)| [(module, Factor::A), (module, Factor::B)]);
+            for (ModuleShape { name, in_features, out_features }, factor) in adapted {
+                let (rows, cols) = if factor == Factor::A { (r, *in_features) } else { (*out_features, r) };
+                let key = format!("{name}.{}", factor.name());
                 let matrix = file.tensors.get(&key).ok_or_else(|| {
+                    let factor = factor.name();
                     mismatch(format!(
                         "the model has {name}, the adapter names it as a target but holds no {factor} for it"
                     ))
@@ -129,24 +193,23 @@ impl Adapter {
                 if let Some(at) = matrix.data.iter().position(|value| !value.is_finite()) {
                     return Err(mismatch(format!("{key} holds a number that is not finite, at {at}")));
                 }
-                adapter.write(gpu, offset, &matrix.data, cols);
                 known += 1;
             }
+            adapter.write(gpu, group, |module, factor| {
+                file.tensors.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
+            });
         }
         if known < file.tensors.len() {
-            let extra = file.tensors.keys().find(|key| {
-                !adapter
-                    .modules
-                    .iter()
-                    .any(|module| key.rsplit_once('.').is_some_and(|(name, _)| name == module.shape.name))
-            });
+            let is_known =
+                |name: &str| adapter.groups.iter().any(|group| group.adapted().any(|(_, module)| module.name == name));
+            let extra = file.tensors.keys().find(|key| !key.rsplit_once('.').is_some_and(|(name, _)| is_known(name)));
             let extra = extra.map_or("a factor", String::as_str);
             return Err(mismatch(format!("the adapter holds {extra}, this model has no such target")));
         }
         Ok(adapter)
     }
 
-    fn allocate(gpu: &Gpu, mut config: LoraConfig, shapes: &[ModuleShape]) -> Result<Self> {
+    fn allocate(gpu: &Gpu, mut config: LoraConfig, groups: &[ModuleGroup]) -> Result<Self> {
         sort_target_modules(&mut config.target_modules);
         let setting =
             |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
@@ -156,7 +219,7 @@ impl Adapter {
         if !config.lora_alpha.is_finite() || config.lora_alpha <= 0.0 {
             return Err(setting("lora_alpha", config.lora_alpha.to_string(), "a number above 0".into()));
         }
-        let kinds: Vec<&str> = shapes.iter().map(ModuleShape::kind).collect();
+        let kinds: Vec<&str> = groups.iter().flat_map(|group| &group.modules).map(ModuleShape::kind).collect();
         let unknown = config.target_modules.iter().find(|target| !kinds.contains(&target.as_str()));
         if config.target_modules.is_empty() || unknown.is_some() {
             let mut allowed = kinds;
@@ -165,31 +228,51 @@ impl Adapter {
             let value = unknown.cloned().unwrap_or_else(|| "empty".into());
             return Err(setting("target_modules", value, format!("one or more of {}", allowed.join(", "))));
         }
-        let mut end = 0u64;
-        let mut take = |bytes: u64| {
-            let offset = end;
-            end = (end + bytes).next_multiple_of(ALIGN_BYTES);
-            offset
-        };
-        let mut modules = vec![];
-        for shape in shapes.iter().filter(|shape| config.target_modules.iter().any(|target| target == shape.kind())) {
-            let mut module = Module { shape: shape.clone(), a_offset: 0, b_offset: 0 };
-            module.a_offset = take(module.a_bytes(config.r));
-            module.b_offset = take(module.b_bytes(config.r));
-            modules.push(module);
+        let mut arena_bytes = 0u64;
+        let mut adapted_groups = vec![];
+        for ModuleGroup { modules, layout } in groups {
+            let is_target = |module: &ModuleShape| config.target_modules.iter().any(|target| target == module.kind());
+            let adapted: Vec<bool> = modules.iter().map(is_target).collect();
+            let mut n_slots = 0;
+            let slots: Vec<Option<usize>> = adapted
+                .iter()
+                .map(|&adapted| {
+                    n_slots += usize::from(adapted);
+                    adapted.then(|| n_slots - 1)
+                })
+                .collect();
+            if n_slots == 0 {
+                continue;
+            }
+            let widths: Vec<usize> = modules.iter().map(|module| module.out_features).collect();
+            let segments = Segments::new(*layout, &widths, &adapted, config.r);
+            let a_bytes = (segments.rank() * stride(modules[0].in_features) * 4) as u64;
+            let b_start = a_bytes.next_multiple_of(ALIGN_BYTES);
+            let end = arena_bytes + b_start + (layout.width(&widths) * stride(config.r) * 4) as u64;
+            let (modules, layout) = (modules.clone(), *layout);
+            adapted_groups.push(Group { modules, layout, slots, start: arena_bytes, b_start, end, segments });
+            arena_bytes = end.next_multiple_of(ALIGN_BYTES);
         }
-        let params = Buffer::storage(gpu, "adapter", end)?;
-        Ok(Self { config, modules, params })
+        let params = Buffer::storage(gpu, "adapter", arena_bytes)?;
+        Ok(Self { config, groups: adapted_groups, params })
     }
 
-    /// Writes a matrix of rows of `cols` values at its padded stride.
-    fn write(&self, gpu: &Gpu, offset: u64, values: &[f32], cols: usize) {
-        let mut padded = Vec::with_capacity(values.len() / cols * stride(cols));
-        for row in values.chunks(cols) {
-            padded.extend_from_slice(row);
-            padded.resize(padded.len().next_multiple_of(stride(cols)), 0.0);
+    /// Writes a group's factors, row-major without pads, or zeros where there are none.
+    fn write(&self, gpu: &Gpu, group: &Group, mut values: impl FnMut(&ModuleShape, Factor) -> Option<Vec<f32>>) {
+        let first = group.start as usize / 4;
+        let mut image = vec![0f32; (group.end - group.start) as usize / 4];
+        for (index, module) in group.adapted() {
+            for factor in [Factor::A, Factor::B] {
+                let Some(values) = values(module, factor) else { continue };
+                let mut values = values.as_slice();
+                for (at, length) in group.rows(index, factor, self.config.r) {
+                    let (row, rest) = values.split_at(length);
+                    image[at - first..][..length].copy_from_slice(row);
+                    values = rest;
+                }
+            }
         }
-        self.params.write(gpu, offset, bytemuck::cast_slice(&padded));
+        self.params.write(gpu, group.start, bytemuck::cast_slice(&image));
     }
 
     /// The factors as they are now, under PEFT's names.
@@ -200,34 +283,34 @@ impl Adapter {
 
     /// Reads an arena (factors, gradients) as matrices by name, `model.layers.0.self_attn.q_proj.lora_A`.
     pub fn unpack(&self, arena: &[u8]) -> BTreeMap<String, HostMatrix> {
-        let matrix = |offset: u64, rows: usize, cols: usize| {
-            let mut data = Vec::with_capacity(rows * cols);
-            for row in 0..rows {
-                let at = offset as usize + row * stride(cols) * 4;
-                let values = arena[at..at + cols * 4].chunks_exact(4);
-                data.extend(values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        let mut tensors = BTreeMap::new();
+        for group in &self.groups {
+            for (index, module) in group.adapted() {
+                for factor in [Factor::A, Factor::B] {
+                    let rows = group.rows(index, factor, self.config.r);
+                    let (n, cols) = (rows.len(), rows.first().map_or(0, |row| row.1));
+                    let row = |(at, length): (usize, usize)| arena[at * 4..(at + length) * 4].chunks_exact(4);
+                    let data = rows.into_iter().flat_map(row);
+                    let data = data.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                    tensors.insert(format!("{}.{}", module.name, factor.name()), HostMatrix { rows: n, cols, data });
+                }
             }
-            HostMatrix { rows, cols, data }
-        };
-        let r = self.config.r;
-        let factors = |module: &Module| {
-            let ModuleShape { name, in_features, out_features } = &module.shape;
-            [
-                (format!("{name}.lora_A"), matrix(module.a_offset, r, *in_features)),
-                (format!("{name}.lora_B"), matrix(module.b_offset, *out_features, r)),
-            ]
-        };
-        self.modules.iter().flat_map(factors).collect()
+        }
+        tensors
+    }
+
+    fn adapted(&self) -> impl Iterator<Item = &ModuleShape> {
+        self.groups.iter().flat_map(|group| group.adapted().map(|(_, module)| module))
     }
 
     /// Trained numbers: `r (in + out)` for each module.
     pub fn n_parameters(&self) -> usize {
-        self.modules.iter().map(|m| self.config.r * (m.shape.in_features + m.shape.out_features)).sum()
+        self.adapted().map(|m| self.config.r * (m.in_features + m.out_features)).sum()
     }
 
     /// Numbers of the weights it adapts.
     pub fn n_base_parameters(&self) -> usize {
-        self.modules.iter().map(|m| m.shape.in_features * m.shape.out_features).sum()
+        self.adapted().map(|m| m.in_features * m.out_features).sum()
     }
 
     /// The factors' arena.
@@ -238,17 +321,21 @@ impl Adapter {
     /// The factors in a recording, with gradients in an arena of the same layout where there is one.
     pub fn view(&self, rec: &mut Recording, grads: Option<&Buffer>) -> AdapterView {
         let params = rec.external(&self.params);
-        let grads = grads.map(|grads| rec.external(grads));
-        let r = self.config.r;
-        let factors = self.modules.iter().map(|module| {
-            let a = module.a_offset..module.a_offset + module.a_bytes(r);
-            let b = module.b_offset..module.b_offset + module.b_bytes(r);
-            let grads = grads.map(|grads| (grads.range(a.clone()), grads.range(b.clone())));
-            let factors =
-                LoraFactors { a: params.range(a), b: params.range(b), grads, r, scaling: self.config.scaling() };
-            (module.shape.name.clone(), factors)
+        let factors = self.groups.iter().map(|group| {
+            let whole = params.range(group.start..group.end);
+            let a_bytes = (group.segments.rank() * stride(group.modules[0].in_features) * 4) as u64;
+            let factors = LoraFactors {
+                a: whole.range(0..a_bytes),
+                b: whole.range(group.b_start..whole.size_bytes()),
+                segments: group.segments,
+                range: group.start..group.end,
+                b_start: group.b_start,
+                r: self.config.r,
+                scaling: self.config.scaling(),
+            };
+            (group.modules[0].name.clone(), factors)
         });
-        AdapterView { factors: factors.collect() }
+        AdapterView { factors: factors.collect(), grads: grads.map(|grads| rec.external(grads)) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::gpu::{Gpu, Recording, Slice};
 use crate::io::Checkpoint;
 use crate::kernels::Matrix;
 use crate::layers::{BatchView, KvCache, Loader};
-use crate::lora::{AdapterView, ModuleShape};
+use crate::lora::{AdapterView, ModuleGroup};
 use crate::{Error, Result};
 
 /// What every architecture can record.
@@ -17,8 +17,8 @@ pub trait Architecture {
     /// Its sizes.
     fn config(&self) -> &Config;
 
-    /// Every linear that can be adapted, in the order of the model.
-    fn modules(&self) -> Vec<ModuleShape>;
+    /// Every linear that can be adapted, in the order of the model, with those that are run as one together.
+    fn modules(&self) -> Vec<ModuleGroup>;
 
     /// Positions it can run at, as loaded.
     fn context_length(&self) -> usize;

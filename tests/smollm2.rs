@@ -62,7 +62,12 @@ async fn run() {
     assert!(off < TOLERANCE);
 
     let train = &golden["train"];
-    let adapter = Adapter::from_file(&gpu, &initial_adapter(train, &model.modules()), &model.modules()).unwrap();
+    let adapter = Adapter::from_file(
+        &gpu,
+        &initial_adapter(train, &model.modules().into_iter().flat_map(|group| group.modules).collect::<Vec<_>>()),
+        &model.modules(),
+    )
+    .unwrap();
     let mut pass = Pass::default();
     for chat in golden["chat"].as_array().unwrap() {
         let supervised: Vec<bool> = ids(&chat["assistant_mask"]).iter().map(|&mask| mask == 1).collect();

@@ -1,4 +1,6 @@
-// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS, BLOCKS.
+// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS, BLOCKS,
+// and where queries, keys and values lie: the columns from one row to the next, Q_STRIDE and KV_STRIDE, and the first
+// column of each, Q_FIRST, K_FIRST and V_FIRST.
 //
 // A "query" is a row of the batch and one of the GROUP query heads that share a key head; query u of a key head is row
 // u / GROUP, head u % GROUP of the group, so that queries of one row lie side by side.
@@ -7,9 +9,9 @@
 // four such blocks at a time: every value loaded then serves 4 or 16 products, which is what software GPUs need most.
 const HEAD_VEC4S: u32 = (HEAD_DIM + 3u) / 4u;
 const N_HEADS: u32 = N_KV_HEADS * GROUP;
-// Columns from one row to the next.
-const Q_STRIDE: u32 = (N_HEADS * HEAD_DIM + 7u) / 8u * 8u;
-const KV_STRIDE: u32 = (N_KV_HEADS * HEAD_DIM + 7u) / 8u * 8u;
+const V_AFTER_K: u32 = V_FIRST - K_FIRST;
+// Columns from one row of the result to the next.
+const OUT_STRIDE: u32 = (N_HEADS * HEAD_DIM + 7u) / 8u * 8u;
 // What a score is that must not count: below any real one, yet finite.
 const MASKED: f32 = -1e30;
 
@@ -23,16 +25,18 @@ struct Params {
     scale: f32,
     // Keys a query sees at most, itself included.
     window: u32,
-    _pad0: u32,
-    _pad1: u32,
+    // HEAD_VEC4S and HEAD_DIM / 2, for loops that compilers should leave loops: unrolled they take minutes to compile.
+    head_vec4s: u32,
+    half: u32,
 }
 
 // Four queries of a key head, and the first and last key row that each sees.
 struct Queries {
     rows: vec4<u32>,
     heads: vec4<u32>,
-    // Where they start in q.
+    // Where they start in q and in the result.
     at: vec4<u32>,
+    out_at: vec4<u32>,
     // False for those that only fill the last block up; they repeat the last row.
     is_real: vec4<bool>,
     first: vec4<u32>,
@@ -45,7 +49,8 @@ fn queries_from(start: u32, kv_head: u32) -> Queries {
     var queries: Queries;
     queries.rows = min(u / GROUP, vec4<u32>(n - 1u));
     queries.heads = kv_head * GROUP + u % GROUP;
-    queries.at = queries.rows * Q_STRIDE + queries.heads * HEAD_DIM;
+    queries.at = queries.rows * Q_STRIDE + Q_FIRST + queries.heads * HEAD_DIM;
+    queries.out_at = queries.rows * OUT_STRIDE + queries.heads * HEAD_DIM;
     queries.is_real = u / GROUP < vec4<u32>(n);
     for (var i = 0u; i < 4u; i += 1u) {
         let token = tokens[queries.rows[i]];
@@ -55,9 +60,9 @@ fn queries_from(start: u32, kv_head: u32) -> Queries {
     return queries;
 }
 
-// Where four keys start in k and v, the last repeated past the end.
+// Where four keys start in k, and V_AFTER_K on in v, the last repeated past the end.
 fn keys_from(start: u32, last: u32, kv_head: u32) -> vec4<u32> {
-    return min(four_from(start), vec4<u32>(last)) * KV_STRIDE + kv_head * HEAD_DIM;
+    return min(four_from(start), vec4<u32>(last)) * KV_STRIDE + K_FIRST + kv_head * HEAD_DIM;
 }
 
 fn four_from(start: u32) -> vec4<u32> {

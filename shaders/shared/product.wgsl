@@ -1,5 +1,5 @@
-// What matmul.wgsl and matmul_transposed.wgsl share: parameters, operands, and how a result is written.
-// rows_8.wgsl or rows_1.wgsl says how many rows a thread computes.
+// What matmul.wgsl, matmul_transposed.wgsl and lora_dxa.wgsl share: parameters, operands, and where a thread's block
+// lies. rows_8.wgsl or rows_1.wgsl says how many rows a thread computes, store_*.wgsl what becomes of a result.
 struct Params {
     rows: Rows,
     // Rows of the weight.
@@ -10,14 +10,18 @@ struct Params {
     first: u32,
     x_stride4: u32,
     y_stride4: u32,
+    // Of the matrix that a store_*.wgsl needs besides y.
+    other_stride4: u32,
+    // 1: y holds earlier terms of the sum.
+    accumulate: u32,
+    // 0: more terms will follow.
+    finish: u32,
     tail_rank: u32,
     tail_x_stride4: u32,
     tail_w_stride4: u32,
     // Times step.strength.
     tail_scale: f32,
-    accumulate: u32,
-    _pad0: u32,
-    _pad1: u32,
+    segments: Segments,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
@@ -32,17 +36,7 @@ fn block_at(global_id: vec3<u32>, workgroup_id: vec3<u32>) -> vec2<u32> {
     return vec2<u32>(workgroup_id.y * ROWS, global_id.x * 8u);
 }
 
-// Columns `column ..` of `row`; those from `end` on are written as zero.
-fn store(row: u32, column: u32, end: u32, lo: vec4<f32>, hi: vec4<f32>) {
-    let at = row * params.y_stride4 + column / 4u;
-    let index = vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u);
-    let kept_lo = select(vec4<f32>(0.0), lo, index < vec4<u32>(end));
-    let kept_hi = select(vec4<f32>(0.0), hi, index + vec4<u32>(4u) < vec4<u32>(end));
-    if (params.accumulate == 1u) {
-        y[at] += kept_lo;
-        y[at + 1u] += kept_hi;
-    } else {
-        y[at] = kept_lo;
-        y[at + 1u] = kept_hi;
-    }
+// Columns from `end` on are pads, and zero.
+fn zero_from(column: u32, end: u32, v: vec4<f32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), v, vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(end));
 }

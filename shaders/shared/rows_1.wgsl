@@ -14,13 +14,18 @@ fn x_rows(row: u32, k4: u32) -> XRows {
     return XRows(x[row * params.x_stride4 + k4]);
 }
 
-fn tail_rows(row: u32, k4: u32) -> XRows {
-    return XRows(tail_value(row * params.tail_x_stride4 + k4));
+fn tail_rows(row: u32, k4: u32, segment: u32) -> XRows {
+    return XRows(tail_value(row, k4, segment));
 }
 
 fn add_products(block: ptr<function, Block>, x: XRows, a: mat4x4<f32>, b: mat4x4<f32>) {
     (*block).lo += x.r * a;
     (*block).hi += x.r * b;
+}
+
+fn add_products_apart(block: ptr<function, Block>, x: XRows, z: XRows, a: mat4x4<f32>, b: mat4x4<f32>) {
+    (*block).lo += x.r * a;
+    (*block).hi += z.r * b;
 }
 
 fn store_block(block: Block, row: u32, column: u32, end: u32) {

@@ -20,12 +20,12 @@ fn x_rows(row: u32, k4: u32) -> XRows {
     ));
 }
 
-fn tail_rows(row: u32, k4: u32) -> XRows {
-    let s = params.tail_x_stride4;
-    let at = row * s + k4;
+fn tail_rows(row: u32, k4: u32, segment: u32) -> XRows {
     return XRows(array<vec4<f32>, 8>(
-        tail_value(at), tail_value(at + s), tail_value(at + 2u * s), tail_value(at + 3u * s),
-        tail_value(at + 4u * s), tail_value(at + 5u * s), tail_value(at + 6u * s), tail_value(at + 7u * s),
+        tail_value(row, k4, segment), tail_value(row + 1u, k4, segment),
+        tail_value(row + 2u, k4, segment), tail_value(row + 3u, k4, segment),
+        tail_value(row + 4u, k4, segment), tail_value(row + 5u, k4, segment),
+        tail_value(row + 6u, k4, segment), tail_value(row + 7u, k4, segment),
     ));
 }
 
@@ -39,6 +39,18 @@ fn add_products(block: ptr<function, Block>, x: XRows, a: mat4x4<f32>, b: mat4x4
     (*block).acc[10] += x.r[5] * a; (*block).acc[11] += x.r[5] * b;
     (*block).acc[12] += x.r[6] * a; (*block).acc[13] += x.r[6] * b;
     (*block).acc[14] += x.r[7] * a; (*block).acc[15] += x.r[7] * b;
+}
+
+// The same with other rows for the second four columns.
+fn add_products_apart(block: ptr<function, Block>, x: XRows, z: XRows, a: mat4x4<f32>, b: mat4x4<f32>) {
+    (*block).acc[0] += x.r[0] * a; (*block).acc[1] += z.r[0] * b;
+    (*block).acc[2] += x.r[1] * a; (*block).acc[3] += z.r[1] * b;
+    (*block).acc[4] += x.r[2] * a; (*block).acc[5] += z.r[2] * b;
+    (*block).acc[6] += x.r[3] * a; (*block).acc[7] += z.r[3] * b;
+    (*block).acc[8] += x.r[4] * a; (*block).acc[9] += z.r[4] * b;
+    (*block).acc[10] += x.r[5] * a; (*block).acc[11] += z.r[5] * b;
+    (*block).acc[12] += x.r[6] * a; (*block).acc[13] += z.r[6] * b;
+    (*block).acc[14] += x.r[7] * a; (*block).acc[15] += z.r[7] * b;
 }
 
 fn store_block(block: Block, row: u32, column: u32, end: u32) {

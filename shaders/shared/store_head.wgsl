@@ -30,9 +30,9 @@ fn store_four_NAME(at: vec4<u32>, d: u32, m: mat4x4<f32>, real: vec4<bool>) {
     }
 }
 
-// Zeros in the pad columns of a row.
-fn store_pad_NAME(row: u32, width: u32, stride: u32) {
-    for (var c = width; c < stride; c += 1u) {
-        NAME[row * stride + c] = 0.0;
+// Zeros in columns width .. end of the row that starts at `row_at`.
+fn store_pad_NAME(row_at: u32, width: u32, end: u32) {
+    for (var c = width; c < end; c += 1u) {
+        NAME[row_at + c] = 0.0;
     }
 }

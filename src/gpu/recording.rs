@@ -111,6 +111,12 @@ impl Slice {
         Self { buffer: self.buffer, offset_bytes: self.offset_bytes + bytes.start, size_bytes: bytes.end - bytes.start }
     }
 
+    /// Where it starts in `whole`, a range of the same buffer that it lies in, in bytes.
+    pub fn offset_in(self, whole: Self) -> u64 {
+        assert!(self.buffer == whole.buffer && self.offset_bytes >= whole.offset_bytes, "a part of another buffer");
+        self.offset_bytes - whole.offset_bytes
+    }
+
     /// Bytes covered.
     pub fn size_bytes(self) -> u64 {
         self.size_bytes

@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Matrix;
+use super::{Columns, Matrix};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
 /// Sizes of an attention layer.
@@ -28,13 +28,20 @@ pub struct AttentionParams {
     pub(super) rows: Rows,
     scale: f32,
     window: u32,
-    _pad: [u32; 2],
+    head_vec4s: u32,
+    half: u32,
 }
 
 impl AttentionShape {
     pub(super) fn params(&self) -> AttentionParams {
         let window = self.sliding_window.map_or(u32::MAX, |window| window.clamp(1, u32::MAX as usize) as u32);
-        AttentionParams { rows: Rows::TOKENS, scale: self.scale, window, _pad: [0; 2] }
+        AttentionParams {
+            rows: Rows::TOKENS,
+            scale: self.scale,
+            window,
+            head_vec4s: self.head_dim.div_ceil(4) as u32,
+            half: self.head_dim as u32 / 2,
+        }
     }
 
     /// Columns of queries and of keys.
@@ -49,14 +56,22 @@ impl AttentionShape {
         name: &'static str,
         kernel: &str,
         blocks: u32,
+        [q, k, v]: [Columns; 3],
         loads: &[&str],
         stores: &[&str],
     ) -> Shader {
+        assert_eq!((q.width, k.width), self.widths(), "{name}: widths of q and k for {self:?}");
+        assert_eq!((k.width, k.matrix.width), (v.width, v.matrix.width), "{name}: widths of k and v");
         let constants = [
             ("HEAD_DIM", self.head_dim as u32),
             ("N_KV_HEADS", self.n_kv_heads as u32),
             ("GROUP", (self.n_heads / self.n_kv_heads) as u32),
             ("BLOCKS", blocks),
+            ("Q_FIRST", q.first as u32),
+            ("Q_STRIDE", q.matrix.stride() as u32),
+            ("K_FIRST", k.first as u32),
+            ("V_FIRST", v.first as u32),
+            ("KV_STRIDE", k.matrix.stride() as u32),
         ];
         // WGSL functions cannot be handed a storage binding, so each binding has its own.
         let load = |name: &&str| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name);
@@ -84,33 +99,30 @@ impl AttentionShape {
     }
 }
 
-/// Attention of the rows of the batch: `q` and `out` are `[n_tokens, n_heads * head_dim]`, `k` and `v`
-/// `[key rows, n_kv_heads * head_dim]`. Row `t` sees key rows `start ..= start + position` of its
-/// [`super::Token`], of those at most the last `sliding_window`; they may be rows of the batch or of a cache.
-/// `lse` `[n_tokens, n_heads]` is kept for the backward pass: the logarithm of the sum of the exponentials of the
-/// scaled scores.
+/// Attention of the rows of the batch: `q` is `[n_tokens, n_heads * head_dim]`, `k` and `v` are
+/// `[key rows, n_kv_heads * head_dim]`, all columns of larger matrices or of one; `out` is as wide as `q`. Row `t` sees key
+/// rows `start ..= start + position` of its [`super::Token`], of those at most the last `sliding_window`; they may be
+/// rows of the batch or of a cache. `lse_delta`, pairs of f32 `[n_tokens, n_heads]`, is kept for the backward pass: the
+/// logarithm of the sum of the exponentials of the scaled scores, and room for one more number.
 pub fn attention(
     rec: &mut Recording,
     label: &str,
     shape: AttentionShape,
     tokens: Slice,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
+    qkv: [Columns; 3],
     out: Matrix,
-    lse: Slice,
+    lse_delta: Slice,
 ) {
-    assert_eq!((q.width, k.width), shape.widths(), "{label}: widths of q and k for {shape:?}");
-    assert_eq!((q.width, k.width), (out.width, v.width), "{label}: widths of out and v for {shape:?}");
+    assert_eq!(qkv[0].width, out.width, "{label}: widths of q and out");
     let blocks = shape.query_blocks();
     let kernel = include_str!("../../shaders/attention.wgsl");
-    let shader = shape.shader("attention", kernel, blocks, &["q", "k", "v"], &["out"]);
+    let shader = shape.shader("attention", kernel, blocks, qkv, &["q", "k", "v"], &["out"]);
     let params = shape.params();
     let rows = params.rows;
     // One thread for four queries of a key head.
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
-    let bindings = [tokens, q.slice, k.slice, v.slice, out.slice, lse];
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(4)));
+    let [q, k, v] = qkv.map(|columns| columns.matrix.slice);
+    rec.dispatch(label, &shader, &[tokens, q, k, v, out.slice, lse_delta], &params, grid, (rows, shape.flops(4)));
 }
 
 /// The key rows that a token sees.
@@ -200,19 +212,19 @@ pub(super) mod tests {
         let tokens_at = case.buffer(&stale);
         let q_at = case.buffer(&poison(&q, n, q_width));
         let [k_at, v_at] = [&k, &v].map(|values| case.buffer(&poison(values, key_rows, kv_width)));
-        let (out_at, lse_at) = (case.output(q.len()), case.output(n * shape.n_heads));
+        let (out_at, lse_at) = (case.output(q.len()), case.output(2 * n * shape.n_heads));
         case.record(move |rec, b| {
             let matrix = |at: usize, width| Matrix { slice: b[at], width };
             let (k, v) = (matrix(k_at, kv_width), matrix(v_at, kv_width));
             let (q, out) = (matrix(q_at, q_width), matrix(out_at, q_width));
-            attention(rec, "attention", shape, b[tokens_at], q, k, v, out, b[lse_at]);
+            attention(rec, "attention", shape, b[tokens_at], [q, k, v].map(Columns::from), out, b[lse_at]);
         });
         // Errors of a score (a sum of head_dim products) and of the sum of up to key_rows weights, relative to each
         // weight; the weights add up to one and values are below one.
         let rows = Tolerance::sum(key_rows, 1.0).abs;
         let tolerance = Tolerance { abs: Tolerance::sum(shape.head_dim, f64::from(shape.scale)).abs + rows, rel: 1e-6 };
         case.expect(out_at, out, tolerance);
-        case.expect(lse_at, lse, tolerance);
+        case.expect(lse_at, lse.into_iter().flat_map(|lse| [lse, 0.0]).collect(), tolerance);
         case
     }
 

@@ -4,8 +4,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
+use super::segments::{Segments, SegmentsParams};
 use super::weight::Weight;
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+
+/// LoRA's ranks make products with a block of columns or two: up to this width threads lie along the rows instead.
+const NARROW: usize = 64;
 
 /// `struct Params` of `shaders/shared/product.wgsl`.
 #[repr(C)]
@@ -17,51 +21,95 @@ pub struct MatmulParams {
     first: u32,
     x_stride4: u32,
     y_stride4: u32,
+    other_stride4: u32,
+    accumulate: u32,
+    finish: u32,
     tail_rank: u32,
     tail_x_stride4: u32,
     tail_w_stride4: u32,
     tail_scale: f32,
-    accumulate: u32,
-    _pad: [u32; 2],
+    segments: SegmentsParams,
 }
 
 /// The low-rank continuation of a product.
 #[derive(Debug, Clone, Copy)]
 pub struct Tail {
-    /// `x Aᵀ` forward, `dy B` backward: `[rows, r]`.
+    /// `x Aᵀ` forward, `dy B` backward: `[rows, low-rank columns of all adapted linears]`.
     pub x: Matrix,
-    /// B `[out, r]` forward, A `[r, in]` backward: f32, rows padded.
+    /// B `[out, stride(r)]` forward, A `[columns of x, stride(in)]` backward: f32.
     pub w: Slice,
-    /// Columns of `w`.
+    /// Columns of `w`: terms of the sum forward, columns of the result backward.
     pub w_cols: usize,
     /// `lora_alpha / r` or its rsLoRA form; multiplied by `step.strength`.
     pub scale: f32,
+    /// Which columns of `x` belong to which columns of the result; read forward only.
+    pub segments: Segments,
 }
 
-/// Whether a product replaces what is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Write {
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy)]
+pub enum Store {
     /// `y = …`
     Replace,
     /// `y += …`
     Add,
+    /// `y = residual + …`, with a residual as wide as `y`.
+    Residual(Matrix),
+    /// `y = …` is gate and up, interleaved, and this matrix becomes `silu(gate) · up`.
+    Swiglu(Matrix),
+    /// The product is the gradient on `silu(gate) · up`; `y` becomes that on gate and up, interleaved as they are here.
+    SwigluBackward {
+        /// As the forward pass wrote it.
+        gate_up: Matrix,
+        /// Earlier terms of the sum lie in `y`.
+        add: bool,
+        /// No more terms follow.
+        finish: bool,
+    },
+}
+
+impl Store {
+    fn shader(self) -> &'static [&'static str] {
+        match self {
+            Self::Replace | Self::Add => &[include_str!("../../shaders/shared/store_sum.wgsl")],
+            Self::Residual(_) => &[include_str!("../../shaders/shared/store_residual.wgsl")],
+            Self::Swiglu(_) => &[
+                include_str!("../../shaders/shared/math.wgsl"),
+                include_str!("../../shaders/shared/store_swiglu.wgsl"),
+            ],
+            Self::SwigluBackward { .. } => &[
+                include_str!("../../shaders/shared/math.wgsl"),
+                include_str!("../../shaders/shared/store_swiglu_backward.wgsl"),
+            ],
+        }
+    }
+
+    fn other(self) -> Option<Matrix> {
+        match self {
+            Self::Replace | Self::Add => None,
+            Self::Residual(other) | Self::Swiglu(other) | Self::SwigluBackward { gate_up: other, .. } => Some(other),
+        }
+    }
 }
 
 impl MatmulParams {
-    fn new(rows: Rows, x: Matrix, w: &Weight, tail: Option<Tail>, y: Matrix, write: Write) -> Self {
+    fn new(rows: Rows, x: Matrix, w: &Weight, tail: Option<Tail>, y: Matrix, store: Store) -> Self {
+        let stride4 = |matrix: Matrix| matrix.stride() as u32 / 4;
         Self {
             rows,
             n: w.rows as u32,
             k8: w.k8(),
             first: w.first_row as u32,
-            x_stride4: x.stride() as u32 / 4,
-            y_stride4: y.stride() as u32 / 4,
-            tail_rank: tail.map_or(0, |tail| tail.x.width as u32),
-            tail_x_stride4: tail.map_or(0, |tail| tail.x.stride() as u32 / 4),
+            x_stride4: stride4(x),
+            y_stride4: stride4(y),
+            other_stride4: store.other().map_or(0, stride4),
+            accumulate: matches!(store, Store::Add | Store::SwigluBackward { add: true, .. }).into(),
+            finish: (!matches!(store, Store::SwigluBackward { finish: false, .. })).into(),
+            tail_rank: 0,
+            tail_x_stride4: tail.map_or(0, |tail| stride4(tail.x)),
             tail_w_stride4: tail.map_or(0, |tail| super::stride(tail.w_cols) as u32 / 4),
             tail_scale: tail.map_or(0.0, |tail| tail.scale),
-            accumulate: u32::from(write == Write::Add),
-            _pad: [0; 2],
+            segments: tail.map_or_else(SegmentsParams::default, |tail| tail.segments.params),
         }
     }
 }
@@ -77,16 +125,20 @@ pub fn matmul(
     w: &Weight,
     tail: Option<Tail>,
     y: Matrix,
-    write: Write,
+    store: Store,
 ) {
     assert_eq!(x.width, w.cols, "{label}: columns of x and of the weight");
-    let params = MatmulParams::new(rows, x, w, tail, y, write);
-    dispatch(rec, label, "matmul", include_str!("../../shaders/matmul.wgsl"), params, x, w, tail, y, w.rows);
+    let mut params = MatmulParams::new(rows, x, w, tail, y, store);
+    params.tail_rank = tail.map_or(0, |tail| tail.w_cols as u32);
+    let constants = tail.map_or_else(|| Segments::one(0).constants(), |tail| tail.segments.constants());
+    let kernel = ("matmul", include_str!("../../shaders/matmul.wgsl"));
+    let flops = 2 * (w.rows * (w.cols + params.tail_rank as usize)) as u64;
+    dispatch(rec, label, kernel, constants, params, x, w, tail, y, store, w.rows, w.rows <= NARROW, flops);
 }
 
 /// `y[t, k] = Σ_j x[t, w.first_row + j] w[j, k]` plus the tail: the gradient on a linear's input from that on its output.
 ///
-/// `x` is at least `w.first_row + w.rows` wide, `y` is `[rows, w.cols]`.
+/// `x` is at least `w.first_row + w.rows` wide, `y` is `[rows, w.cols]` (gate and up of it where the store says so).
 pub fn matmul_transposed(
     rec: &mut Recording,
     label: &str,
@@ -95,27 +147,45 @@ pub fn matmul_transposed(
     w: &Weight,
     tail: Option<Tail>,
     y: Matrix,
-    write: Write,
+    store: Store,
 ) {
-    assert_eq!(y.width, w.cols, "{label}: columns of y and of the weight");
-    let params = MatmulParams::new(rows, x, w, tail, y, write);
-    let kernel = include_str!("../../shaders/matmul_transposed.wgsl");
-    dispatch(rec, label, "matmul_transposed", kernel, params, x, w, tail, y, w.cols);
+    let y_width = if store.other().is_some() { y.width / 2 } else { y.width };
+    assert_eq!(super::stride(y_width), super::stride(w.cols), "{label}: columns of y and of the weight");
+    let mut params = MatmulParams::new(rows, x, w, tail, y, store);
+    params.tail_rank = tail.map_or(0, |tail| tail.x.width as u32);
+    let kernel = ("matmul_transposed", include_str!("../../shaders/matmul_transposed.wgsl"));
+    let flops = 2 * ((w.rows + params.tail_rank as usize) * w.cols) as u64;
+    let constants = Segments::one(0).constants();
+    dispatch(rec, label, kernel, constants, params, x, w, tail, y, store, w.cols, w.cols <= NARROW, flops);
+}
+
+/// The gradient on `x Aᵀ`, without LoRA's scale, of all adapted linears of a product: `y[t, slot + i] = Σ_j dy[t, j] b[j, i]`
+/// over the columns `j` of that slot's linear. `b` is `[columns of dy, stride(r)]`, `y` as wide as `segments` say.
+pub fn lora_dxa(rec: &mut Recording, label: &str, dy: Matrix, b: Slice, r: usize, segments: Segments, y: Matrix) {
+    assert_eq!(y.width, segments.rank(), "{label}: columns of y");
+    let w = Weight::f32(b, dy.width, r);
+    let mut params = MatmulParams::new(Rows::TOKENS, dy, &w, None, y, Store::Replace);
+    params.segments = segments.params;
+    let kernel = ("lora_dxa", include_str!("../../shaders/lora_dxa.wgsl"));
+    let flops = 2 * (dy.width * r) as u64;
+    dispatch(rec, label, kernel, segments.constants(), params, dy, &w, None, y, Store::Replace, y.width, true, flops);
 }
 
 fn dispatch(
     rec: &mut Recording,
     label: &str,
-    name: &'static str,
-    kernel: &str,
+    (name, kernel): (&'static str, &str),
+    segments: [(&'static str, u32); 2],
     params: MatmulParams,
     x: Matrix,
     w: &Weight,
     tail: Option<Tail>,
     y: Matrix,
+    store: Store,
     y_cols: usize,
+    down: bool,
+    flops_per_row: u64,
 ) {
-    let rank = tail.map_or(0, |tail| tail.x.width);
     let tail_shader = match tail {
         Some(_) => include_str!("../../shaders/shared/tail_lora.wgsl"),
         None => include_str!("../../shaders/shared/tail_none.wgsl"),
@@ -127,18 +197,23 @@ fn dispatch(
     let parts = [
         include_str!("../../shaders/shared/weight.wgsl"),
         w.format.shader(),
+        include_str!("../../shaders/shared/segments.wgsl"),
         include_str!("../../shaders/shared/product.wgsl"),
         tail_shader,
         rows_shader,
         kernel,
     ];
-    // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
-    let down = y_cols <= 64;
+    let parts: Vec<&str> = parts.into_iter().chain(store.shader().iter().copied()).collect();
     let workgroup: u32 = if down { 16 } else { 64 };
-    let shader = Shader::new(name, &[("WORKGROUP", workgroup), ("DOWN", u32::from(down))], &parts);
-    let bindings: Vec<Slice> =
-        w.bindings().chain([x.slice, y.slice]).chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w])).collect();
-    let flops_per_row = 2 * (w.rows * w.cols + rank * y_cols) as u64;
+    let [n_segments, interleaved] = segments;
+    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), n_segments, interleaved];
+    let shader = Shader::new(name, &constants, &parts);
+    let bindings: Vec<Slice> = w
+        .bindings()
+        .chain([x.slice, y.slice])
+        .chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w]))
+        .chain(store.other().map(|other| other.slice))
+        .collect();
     let rows = |threads| Extent::Rows { rows: params.rows, per: rows_per_thread * threads };
     let columns = |threads| Extent::cover(y_cols as u32, 8 * threads);
     let grid = if down { [rows(workgroup), columns(1)] } else { [columns(workgroup), rows(1)] };
@@ -151,163 +226,216 @@ mod tests {
     use super::*;
     use crate::gpu::Step;
     use crate::io::{DType, dequantize};
+    use crate::kernels::segments::Layout;
     use crate::kernels::stride;
     use crate::kernels::testing::*;
     use crate::kernels::weight::{WeightFormat, random_blocks, repack};
 
     const STRENGTH: f32 = 0.75;
+    const SCALE: f32 = 2.0;
 
-    /// f64 values of the parts of a product, laid out as the kernel's own buffers.
-    struct Product {
-        w: Vec<f64>,
-        tail: Option<(Vec<f64>, Vec<f64>)>,
+    /// A store without its matrices.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Kind {
+        Replace,
+        Add,
+        Residual,
+        Swiglu,
+        SwigluBackward { add: bool, finish: bool },
     }
+    use Kind::*;
 
-    /// The same arithmetic in f64; `y` is what was there before.
-    fn reference(
-        params: &MatmulParams,
-        p: &Product,
+    /// A product to check.
+    #[derive(Debug, Clone)]
+    struct Spec {
         transposed: bool,
-        n_rows: usize,
-        x: &[f64],
-        y: &[f64],
-    ) -> Vec<f64> {
-        let k = params.k8 as usize * 8;
-        let (xs, ys) = (params.x_stride4 as usize * 4, params.y_stride4 as usize * 4);
-        let (n, first, r) = (params.n as usize, params.first as usize, params.tail_rank as usize);
-        let (tx, tw) = (params.tail_x_stride4 as usize * 4, params.tail_w_stride4 as usize * 4);
-        let scale = f64::from(params.tail_scale) * f64::from(STRENGTH);
-        let mut out = y.to_vec();
-        for t in 0..n_rows {
-            for c in 0..if transposed { k } else { n } {
-                let main: f64 = match transposed {
-                    false => (0..k).map(|i| x[t * xs + i] * p.w[c * k + i]).sum(),
-                    true => (0..n).map(|j| x[t * xs + first + j] * p.w[j * k + c]).sum(),
+        dtype: DType,
+        n_tokens: usize,
+        /// Output widths of the linears; the weight is `[layout.width(widths), k]`.
+        widths: Vec<usize>,
+        layout: Layout,
+        /// Which of them are adapted; none for a product without a tail.
+        adapted: Vec<bool>,
+        k: usize,
+        rank: usize,
+        kind: Kind,
+    }
+
+    impl Spec {
+        fn new(transposed: bool, dtype: DType, n_tokens: usize, n: usize, k: usize, rank: usize, kind: Kind) -> Self {
+            let (widths, layout, adapted) = (vec![n], Layout::SideBySide, vec![rank > 0]);
+            Self { transposed, dtype, n_tokens, widths, layout, adapted, k, rank, kind }
+        }
+
+        /// A single linear may be as wide as it likes; several are padded to eights.
+        fn n(&self) -> usize {
+            if self.widths.len() == 1 { self.widths[0] } else { self.layout.width(&self.widths) }
+        }
+
+        fn has_tail(&self) -> bool {
+            self.adapted.contains(&true)
+        }
+
+        fn segments(&self) -> Segments {
+            Segments::new(self.layout, &self.widths, &self.adapted, self.rank)
+        }
+
+        /// Columns of tail_x, and rows and columns of tail_w.
+        fn tail_sizes(&self) -> [usize; 3] {
+            match (self.has_tail(), self.transposed) {
+                (false, _) => [1, 1, 1],
+                (true, false) => [self.segments().rank(), self.n(), self.rank],
+                (true, true) => [self.segments().rank(), self.segments().rank(), self.k],
+            }
+        }
+    }
+
+    /// Low-rank column `r` of tail_x for column `c` of the result, in f64 terms of what `Segments` promises.
+    fn slot_column(spec: &Spec, c: usize, r: usize) -> Option<usize> {
+        let width = |index: usize| stride(spec.widths[index]);
+        let index = match spec.layout {
+            Layout::Interleaved => c / 4 % 2,
+            Layout::SideBySide => {
+                (0..spec.widths.len()).find(|&i| c < (0..=i).map(width).sum()).unwrap_or(spec.widths.len() - 1)
+            }
+        };
+        let slot = spec.adapted[..index].iter().filter(|&&adapted| adapted).count();
+        spec.adapted[index].then_some(slot * stride(spec.rank) + r)
+    }
+
+    /// The products `[n_tokens, stride(width)]` in f64, pads zero.
+    fn products(spec: &Spec, x: &[f64], w: &[f64], tail_x: &[f64], tail_w: &[f64]) -> Vec<f64> {
+        let (n, k) = (spec.n(), spec.k);
+        let (x_width, y_width) = if spec.transposed { (n, k) } else { (k, n) };
+        let [tail_columns, tail_rows, tail_cols] = spec.tail_sizes();
+        let scale = f64::from(SCALE) * f64::from(STRENGTH);
+        let mut y = vec![0.0; spec.n_tokens * stride(y_width)];
+        for t in 0..spec.n_tokens {
+            let x = &x[t * stride(x_width)..][..x_width];
+            let tail_x = &tail_x[t * stride(tail_columns)..][..tail_columns];
+            for c in 0..y_width {
+                let main: f64 = match spec.transposed {
+                    false => (0..k).map(|i| x[i] * w[c * stride(k) + i]).sum(),
+                    true => (0..n).map(|j| x[j] * w[j * stride(k) + c]).sum(),
                 };
-                let tail: f64 = p.tail.as_ref().map_or(0.0, |(a, b)| {
-                    let w = |r: usize| if transposed { b[r * tw + c] } else { b[(first + c) * tw + r] };
-                    scale * (0..r).map(|r| a[t * tx + r] * w(r)).sum::<f64>()
-                });
-                let at = t * ys + if transposed { c } else { first + c };
-                let before = if params.accumulate == 1 { y[at] } else { 0.0 };
-                out[at] = before + main + tail;
+                let tail: f64 = match (spec.has_tail(), spec.transposed) {
+                    (false, _) => 0.0,
+                    (true, true) => (0..tail_rows).map(|r| tail_x[r] * tail_w[r * stride(tail_cols) + c]).sum(),
+                    (true, false) => (0..spec.rank)
+                        .filter_map(|r| {
+                            slot_column(spec, c, r).map(|at| tail_x[at] * tail_w[c * stride(tail_cols) + r])
+                        })
+                        .sum(),
+                };
+                y[t * stride(y_width) + c] = main + scale * tail;
             }
         }
-        out
+        y
     }
 
-    fn case(transposed: bool, dtype: DType, n_tokens: usize, n: usize, k: usize, rank: usize, write: Write) -> Case {
-        let step = Step { n_tokens: n_tokens as u32, strength: STRENGTH, ..Default::default() };
-        let mut case =
-            Case::new(format!("{dtype} {n_tokens}x{n}x{k} rank {rank} {write:?} transposed {transposed}"), step);
-        let blocks = random_blocks(dtype, n * k, 1);
-        let (values, scales) = repack(dtype, &blocks, k);
-        let (x_width, y_width) = if transposed { (n, k) } else { (k, n) };
+    /// silu and its derivative.
+    fn silu(x: f64) -> (f64, f64) {
+        let s = 1.0 / (1.0 + (-x).exp());
+        (x * s, s * (1.0 + x * (1.0 - s)))
+    }
+
+    /// What `kind` makes of a product of rows `width` wide (a multiple of eight): y, and h where there is one. `y` and
+    /// `other` are what was there before.
+    fn stored(kind: Kind, width: usize, product: &[f64], y: &[f64], other: &[f64]) -> (Vec<f64>, Option<Vec<f64>>) {
+        let sum = |a: &[f64]| product.iter().zip(a).map(|(p, a)| p + a).collect();
+        match kind {
+            Replace => (product.to_vec(), None),
+            Add => (sum(y), None),
+            Residual => (sum(other), None),
+            Swiglu => {
+                let eights = product.chunks(8);
+                let h = eights.flat_map(|eight| (0..4).map(|i| silu(eight[i]).0 * eight[i + 4])).collect();
+                (product.to_vec(), Some(h))
+            }
+            SwigluBackward { add, finish } => {
+                let mut out = y.to_vec();
+                for (at, &d) in product.iter().enumerate() {
+                    let (row, c) = (at / width, at % width);
+                    let gate = row * 2 * width + c / 4 * 8 + c % 4;
+                    let dh = d + if add { y[gate] } else { 0.0 };
+                    if finish {
+                        let (value, slope) = silu(other[gate]);
+                        (out[gate], out[gate + 4]) = (dh * other[gate + 4] * slope, dh * value);
+                    } else {
+                        out[gate] = dh;
+                    }
+                }
+                (out, None)
+            }
+        }
+    }
+
+    fn case(spec: &Spec) -> Case {
+        let step = Step { n_tokens: spec.n_tokens as u32, strength: STRENGTH, ..Default::default() };
+        let mut case = Case::new(format!("{spec:?}"), step);
+        let spec = spec.clone();
+        let (n, k, n_tokens) = (spec.n(), spec.k, spec.n_tokens);
+        let blocks = random_blocks(spec.dtype, n * k, 1);
+        let (values, scales) = repack(spec.dtype, &blocks, k);
+        let (x_width, product_width) = if spec.transposed { (n, k) } else { (k, n) };
+        // Where gate and up are the result, their matrix is twice as wide.
+        let backward = matches!(spec.kind, SwigluBackward { .. });
+        let y_width = if backward { 2 * stride(product_width) } else { product_width };
         let x = random_matrix(n_tokens, x_width, 2);
-        let y = match write {
-            Write::Add => random_matrix(n_tokens, y_width, 3),
-            Write::Replace => vec![f32::NAN; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
+        let y = match spec.kind {
+            Add | SwigluBackward { add: true, .. } => random_matrix(n_tokens, y_width, 3),
+            // Columns that are not written stay.
+            SwigluBackward { finish: false, .. } => vec![7.0; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
+            _ => vec![f32::NAN; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
         };
-        let (tail_rows, tail_cols) = if transposed { (rank, k) } else { (n, rank) };
-        let (tail_x, tail_w) =
-            (random_matrix(n_tokens, rank.max(1), 4), random_matrix(tail_rows.max(1), tail_cols.max(1), 5));
+        let other_width = if spec.kind == Swiglu { y_width / 2 } else { y_width };
+        let other = random_matrix(n_tokens, other_width, 6);
+        let [tail_columns, tail_rows, tail_cols] = spec.tail_sizes();
+        let tail_x = random_matrix(n_tokens, tail_columns, 4);
+        let tail_w = random_matrix(tail_rows, tail_cols, 5);
 
-        let at = [
-            case.buffer(&x),
-            case.buffer(&y),
-            case.buffer(&values),
-            case.buffer(&scales),
-            case.buffer(&tail_x),
-            case.buffer(&tail_w),
-        ];
-        let record = move |rec: &mut Recording, b: &[Slice]| {
-            let scales = (WeightFormat::of(dtype).row_bytes(k).1 > 0).then_some(b[at[3]]);
-            let w =
-                Weight { format: WeightFormat::of(dtype), rows: n, cols: k, first_row: 0, values: b[at[2]], scales };
-            let x = Matrix { slice: b[at[0]], width: x_width };
-            let y = Matrix { slice: b[at[1]], width: y_width };
-            let tail = (rank > 0).then_some(Tail {
-                x: Matrix { slice: b[at[4]], width: rank },
-                w: b[at[5]],
-                w_cols: tail_cols,
-                scale: 2.0,
-            });
-            let run = if transposed { matmul_transposed } else { matmul };
-            run(rec, "product", Rows::TOKENS, x, &w, tail, y, write);
-        };
-        let params = MatmulParams {
-            rows: Rows::TOKENS,
-            n: n as u32,
-            k8: stride(k) as u32 / 8,
-            first: 0,
-            x_stride4: stride(x_width) as u32 / 4,
-            y_stride4: stride(y_width) as u32 / 4,
-            tail_rank: rank as u32,
-            tail_x_stride4: stride(rank) as u32 / 4,
-            tail_w_stride4: stride(tail_cols) as u32 / 4,
-            tail_scale: 2.0,
-            accumulate: u32::from(write == Write::Add),
-            _pad: [0; 2],
-        };
-        let product = Product {
-            w: f64s(&pad_rows(&dequantize(dtype, &blocks), k)),
-            tail: (rank > 0).then(|| (f64s(&tail_x), f64s(&tail_w))),
-        };
-        // Columns past the last must come out as zero.
-        let before: Vec<f64> = y.iter().map(|&v| if write == Write::Add { f64::from(v) } else { 0.0 }).collect();
-        let mut expected = reference(&params, &product, transposed, n_tokens, &f64s(&x), &before);
-        expected.truncate(n_tokens * stride(y_width));
-        case.record(record);
-        let terms = x_width + rank;
+        let w = f64s(&pad_rows(&dequantize(spec.dtype, &blocks), k));
+        let product = products(&spec, &f64s(&x), &w, &f64s(&tail_x), &f64s(&tail_w));
+        let rows = n_tokens * stride(y_width);
+        let width = stride(product_width);
+        let (expected, h) = stored(spec.kind, width, &product, &f64s(&y)[..rows], &f64s(&other));
+
+        let [x_at, y_at, tail_x_at, tail_w_at] = [&x, &y, &tail_x, &tail_w].map(|values| case.buffer(values));
+        let (values_at, scales_at) = (case.buffer(&values), case.buffer(&scales));
+        let other_at = if spec.kind == Swiglu { case.output(other.len()) } else { case.buffer(&other) };
         // Weights reach 1 in magnitude, 2.5 in the widest block types; tail products scale·strength = 1.5.
-        case.expect(at[1], expected, Tolerance::sum(terms, 2.5));
-        case
-    }
-
-    /// The way back is the derivative of the way there, LoRA's term included: with `f = Σ c · y(x)`, df/dx is the
-    /// transposed product of `c` and its own low-rank term `(c B) A`.
-    #[test]
-    fn matmul_transposed_is_the_gradient() {
-        let (t, n, k, r) = (3, 5, 11, 2);
-        let params = |x: usize, y: usize, w_cols: usize| MatmulParams {
-            rows: Rows::TOKENS,
-            n: n as u32,
-            k8: stride(k) as u32 / 8,
-            first: 0,
-            x_stride4: stride(x) as u32 / 4,
-            y_stride4: stride(y) as u32 / 4,
-            tail_rank: r as u32,
-            tail_x_stride4: stride(r) as u32 / 4,
-            tail_w_stride4: stride(w_cols) as u32 / 4,
-            tail_scale: 2.0,
-            accumulate: 0,
-            _pad: [0; 2],
-        };
-        let padded = |rows: usize, cols: usize, seed: u64| f64s(&pad_rows(&random(rows * cols, seed), cols));
-        let (w, a, b) = (padded(n, k, 1), padded(r, k, 2), padded(n, r, 3));
-        let (x, c) = (padded(t, k, 4), padded(t, n, 5));
-        // Rows of `left` against rows or columns of `right`, at padded strides.
-        let low_rank = |left: &[f64], width: usize, right: &dyn Fn(usize, usize) -> f64| {
-            let mut out = vec![0.0; t * stride(r)];
-            for (row, q) in (0..t).flat_map(|row| (0..r).map(move |q| (row, q))) {
-                out[row * stride(r) + q] = (0..width).map(|i| left[row * stride(width) + i] * right(q, i)).sum();
-            }
-            out
-        };
-        let forward = |x: &[f64]| {
-            let xa = low_rank(x, k, &|q, i| a[q * stride(k) + i]);
-            let product = Product { w: w.clone(), tail: Some((xa, b.clone())) };
-            let y = reference(&params(k, n, r), &product, false, t, x, &vec![0.0; t * stride(n)]);
-            y.iter().zip(&c).map(|(y, c)| y * c).sum::<f64>()
-        };
-        let dya = low_rank(&c, n, &|q, j| b[j * stride(r) + q]);
-        let product = Product { w: w.clone(), tail: Some((dya, a.clone())) };
-        let dx = reference(&params(n, k, k), &product, true, t, &c, &vec![0.0; t * stride(k)]);
-        let expected = finite_differences(&x, forward);
-        for row in 0..t {
-            let columns = row * stride(k)..row * stride(k) + k;
-            assert_close(&dx[columns.clone()], &expected[columns]);
+        let sum = Tolerance::sum(x_width + tail_columns, 2.5);
+        // Gate and up multiply each other, and both may reach the root of their number of terms.
+        let grown = ((x_width + tail_columns) as f64).sqrt();
+        let swiglu = Tolerance { abs: 2.0 * grown * sum.abs, rel: sum.rel };
+        case.expect(y_at, expected, if backward { swiglu } else { sum });
+        if let Some(h) = h {
+            case.expect(other_at, h, swiglu);
         }
+        case.record(move |rec, b| {
+            let format = WeightFormat::of(spec.dtype);
+            let scales = (format.row_bytes(k).1 > 0).then_some(b[scales_at]);
+            let w = Weight { format, rows: n, cols: k, first_row: 0, values: b[values_at], scales };
+            let matrix = |at: usize, width: usize| Matrix { slice: b[at], width };
+            let other = matrix(other_at, other_width);
+            let tail = spec.has_tail().then(|| Tail {
+                x: matrix(tail_x_at, tail_columns),
+                w: b[tail_w_at],
+                w_cols: tail_cols,
+                scale: SCALE,
+                segments: spec.segments(),
+            });
+            let store = match spec.kind {
+                Replace => Store::Replace,
+                Add => Store::Add,
+                Residual => Store::Residual(other),
+                Swiglu => Store::Swiglu(other),
+                SwigluBackward { add, finish } => Store::SwigluBackward { gate_up: other, add, finish },
+            };
+            let run = if spec.transposed { matmul_transposed } else { matmul };
+            run(rec, "product", Rows::TOKENS, matrix(x_at, x_width), &w, tail, matrix(y_at, y_width), store);
+        });
+        case
     }
 
     fn pad_rows(values: &[f32], k: usize) -> Vec<f32> {
@@ -316,12 +444,58 @@ mod tests {
         padded
     }
 
-    fn cases(transposed: bool) -> Vec<Case> {
-        let mut cases: Vec<Case> = DType::ALL
-            .into_iter()
-            .map(|dtype| {
-                case(transposed, dtype, 19, 45, if dtype.block_len() == 1 { 72 } else { 256 }, 4, Write::Replace)
+    /// The way back is the derivative of the way there, LoRA's term and the activation included.
+    #[test]
+    fn the_way_back_is_the_gradient() {
+        let (t, n, k, r) = (3, 8, 11, 2);
+        let spec = |transposed, kind| Spec::new(transposed, DType::F32, t, n, k, r, kind);
+        let padded = |rows: usize, cols: usize, seed: u64| f64s(&pad_rows(&random(rows * cols, seed), cols));
+        let (w, a, b) = (padded(n, k, 1), padded(stride(r), k, 2), padded(n, r, 3));
+        let (x, c) = (padded(t, k, 4), padded(t, n / 2, 5));
+        // Rows of `left` against rows or columns of `right`, at padded strides.
+        let low_rank = |left: &[f64], width: usize, right: &dyn Fn(usize, usize) -> f64| {
+            let mut out = vec![0.0; t * stride(r)];
+            for (row, q) in (0..t).flat_map(|row| (0..r).map(move |q| (row, q))) {
+                out[row * stride(r) + q] = (0..width).map(|i| left[row * stride(width) + i] * right(q, i)).sum();
+            }
+            out
+        };
+        // Gate and up by turns of four, then silu(gate) · up, weighed by c.
+        let gate_up = |x: &[f64]| {
+            let xa = low_rank(x, k, &|q, i| a[q * stride(k) + i]);
+            products(&spec(false, Replace), x, &w, &xa, &b)
+        };
+        let loss = |x: &[f64]| -> f64 {
+            let (_, h) = stored(Swiglu, n, &gate_up(x), &[], &[]);
+            h.unwrap_or_default().iter().zip(c.chunks(8).flat_map(|row| &row[..n / 2])).map(|(h, c)| h * c).sum()
+        };
+        let dh: Vec<f64> = c.chunks(8).flat_map(|row| row[..n / 2].to_vec()).collect();
+        let dy: Vec<f64> = dh
+            .chunks(4)
+            .zip(gate_up(&x).chunks(8))
+            .flat_map(|(dh, gate_up)| {
+                let mut both = vec![0.0; 8];
+                for (i, dh) in dh.iter().enumerate() {
+                    let (value, slope) = silu(gate_up[i]);
+                    (both[i], both[i + 4]) = (dh * gate_up[i + 4] * slope, dh * value);
+                }
+                both
             })
+            .collect();
+        let dxa = low_rank(&dy, n, &|q, j| b[j * stride(r) + q]);
+        let dx = products(&spec(true, Replace), &dy, &w, &dxa, &a);
+        let expected = finite_differences(&x, loss);
+        for row in 0..t {
+            let columns = row * stride(k)..row * stride(k) + k;
+            assert_close(&dx[columns.clone()], &expected[columns]);
+        }
+    }
+
+    fn cases(transposed: bool) -> Vec<Case> {
+        let new = |dtype, t, n, k, rank, kind| Spec::new(transposed, dtype, t, n, k, rank, kind);
+        let mut specs: Vec<Spec> = DType::ALL
+            .into_iter()
+            .map(|dtype| new(dtype, 19, 45, if dtype.block_len() == 1 { 72 } else { 256 }, 4, Replace))
             .collect();
         for (t, n, k, rank) in [
             (1, 1, 1, 0),
@@ -332,16 +506,81 @@ mod tests {
             (64, 64, 64, 16),
             (65, 70, 66, 5),
         ] {
-            cases.push(case(transposed, DType::F32, t, n, k, rank, Write::Replace));
-            cases.push(case(transposed, DType::F32, t, n, k, rank, Write::Add));
+            specs.extend(
+                [Replace, Add, Residual]
+                    .map(|kind| new(DType::F32, t, n, k, rank, kind))
+                    .into_iter()
+                    .take(if transposed { 2 } else { 3 }),
+            );
         }
-        // SmolLM2's down_proj and its head's width.
-        cases.push(case(transposed, DType::Q4_1, 16, 576, 1536, 8, Write::Add));
-        cases.push(case(transposed, DType::Q8_0, 3, 49152, 576, 0, Write::Replace));
-        cases.push(case(transposed, DType::Q4_1, 1, 1536, 576, 8, Write::Replace));
-        cases
+        // SmolLM2's down_proj, its head's width, and its decoding.
+        specs.push(new(DType::Q4_1, 16, 576, 1536, 8, Add));
+        specs.push(new(DType::Q8_0, 3, 49152, 576, 0, Replace));
+        specs.push(new(DType::Q4_1, 1, 1536, 576, 8, Replace));
+        let several = |widths: &[usize], adapted: &[bool], layout, t, k, rank, kind| Spec {
+            widths: widths.to_vec(),
+            adapted: adapted.to_vec(),
+            layout,
+            ..new(DType::F32, t, 0, k, rank, kind)
+        };
+        for t in [1, 17] {
+            let beside = Layout::SideBySide;
+            specs.push(several(&[60, 20, 20], &[true, false, true], beside, t, 44, 5, Replace));
+            specs.push(several(&[576, 192, 192], &[true, true, true], beside, t, 64, 8, Replace));
+            let turns = Layout::Interleaved;
+            if transposed {
+                specs.push(several(&[20, 20], &[true, true], turns, t, 12, 9, Replace));
+                for (add, finish) in [(false, true), (false, false), (true, true)] {
+                    specs.push(new(DType::F32, t, 31, 77, 3, SwigluBackward { add, finish }));
+                }
+            } else {
+                specs.push(several(&[20, 20], &[false, true], turns, t, 12, 3, Swiglu));
+                specs.push(several(&[77, 77], &[true, true], turns, t, 40, 9, Swiglu));
+                specs.push(several(&[80, 80], &[false, false], turns, t, 40, 1, Swiglu));
+            }
+        }
+        specs.iter().map(case).collect()
     }
 
     kernel_test!(matmul_matches, cases(false));
     kernel_test!(matmul_transposed_matches, cases(true));
+
+    fn dxa_case(n_tokens: usize, widths: &[usize], adapted: &[bool], layout: Layout, r: usize) -> Case {
+        let step = Step { n_tokens: n_tokens as u32, ..Default::default() };
+        let mut case = Case::new(format!("{n_tokens} x {widths:?} {adapted:?} {layout:?}, rank {r}"), step);
+        let segments = Segments::new(layout, widths, adapted, r);
+        let width = layout.width(widths);
+        let (dy, b) = (random_matrix(n_tokens, width, 1), random_matrix(width, r, 2));
+        let mut expected = vec![0.0; n_tokens * segments.rank()];
+        let slots = (0..widths.len()).filter(|&index| adapted[index]);
+        for (slot, index) in slots.enumerate() {
+            for (t, i) in (0..n_tokens).flat_map(|t| (0..r).map(move |i| (t, i))) {
+                // Pads of an output have no gradient; here they hold numbers that nothing may depend on but zeros of b.
+                expected[t * segments.rank() + slot * stride(r) + i] = (0..stride(widths[index]))
+                    .map(|column| layout.column(widths, index, column))
+                    .map(|j| f64::from(dy[t * stride(width) + j]) * f64::from(b[j * stride(r) + i]))
+                    .sum();
+            }
+        }
+        let (dy_at, b_at) = (case.buffer(&dy), case.buffer(&b));
+        let y_at = case.output(n_tokens.next_multiple_of(16) * segments.rank());
+        case.record(move |rec, buffers| {
+            let matrix = |at: usize, width| Matrix { slice: buffers[at], width };
+            lora_dxa(rec, "dxa", matrix(dy_at, width), buffers[b_at], r, segments, matrix(y_at, segments.rank()));
+        });
+        case.expect(y_at, expected, Tolerance::sum(width, 1.0));
+        case
+    }
+
+    kernel_test!(
+        lora_dxa_matches,
+        vec![
+            dxa_case(1, &[1], &[true], Layout::SideBySide, 1),
+            dxa_case(130, &[576], &[true], Layout::SideBySide, 8),
+            dxa_case(17, &[60, 20, 20], &[true, false, true], Layout::SideBySide, 5),
+            dxa_case(9, &[576, 192, 192], &[true, true, true], Layout::SideBySide, 16),
+            dxa_case(33, &[77, 77], &[true, true], Layout::Interleaved, 12),
+            dxa_case(8, &[20, 20], &[false, true], Layout::Interleaved, 70),
+        ]
+    );
 }

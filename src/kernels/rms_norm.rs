@@ -14,16 +14,18 @@ pub struct RmsNormParams {
     width: u32,
     stride4: u32,
     eps: f32,
-    _pad: u32,
+    xa_stride4: u32,
 }
 
 impl RmsNormParams {
     pub(super) fn new(rows: Rows, width: usize, eps: f32) -> Self {
-        Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, eps, _pad: 0 }
+        Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, eps, xa_stride4: 0 }
     }
 }
 
 /// Normalises `rows` of `x` into `y` and keeps `rstd` `[rows]` for the backward pass. `weight` is `[stride(width)]`.
+/// With `project`, `(a, xa)`, also multiplies the result by the low-rank factors of the linears that read it:
+/// `xa = y aᵀ`, `a` `[xa.width, stride(width)]`, `xa.width` a multiple of eight.
 pub fn rms_norm(
     rec: &mut Recording,
     label: &str,
@@ -33,13 +35,22 @@ pub fn rms_norm(
     eps: f32,
     y: Matrix,
     rstd: Slice,
+    project: Option<(Slice, Matrix)>,
 ) {
     assert_eq!(x.width, y.width, "{label}: widths of x and y");
-    let shader = Shader::new("rms_norm", &[], &[include_str!("../../shaders/rms_norm.wgsl")]);
-    let params = RmsNormParams::new(rows, x.width, eps);
-    // One thread a row.
-    let grid = [Extent::Rows { rows, per: 64 }, Extent::Fixed(1), Extent::Fixed(1)];
-    rec.dispatch(label, &shader, &[x.slice, weight, y.slice, rstd], &params, grid, (rows, 4 * x.width as u64));
+    let project_shader = match project {
+        Some(_) => include_str!("../../shaders/shared/project_lora.wgsl"),
+        None => include_str!("../../shaders/shared/project_none.wgsl"),
+    };
+    let shader = Shader::new("rms_norm", &[], &[include_str!("../../shaders/rms_norm.wgsl"), project_shader]);
+    let mut params = RmsNormParams::new(rows, x.width, eps);
+    params.xa_stride4 = project.map_or(0, |(_, xa)| xa.stride() as u32 / 4);
+    let columns = project.map_or(0, |(_, xa)| xa.width);
+    // One thread a row; a row of workgroups for the norm, and one for eight columns of xa.
+    let grid = [Extent::Rows { rows, per: 64 }, Extent::Fixed(1 + columns as u32 / 8), Extent::Fixed(1)];
+    let bindings: Vec<Slice> =
+        [x.slice, weight, y.slice, rstd].into_iter().chain(project.iter().flat_map(|&(a, xa)| [a, xa.slice])).collect();
+    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, ((4 + 2 * columns) * x.width) as u64));
 }
 
 /// The same in f64 over rows at the padded stride: `(y, rstd)`.
@@ -68,28 +79,43 @@ mod tests {
     use crate::gpu::Step;
     use crate::kernels::testing::*;
 
-    fn case(n_tokens: usize, width: usize) -> Case {
-        let mut case =
-            Case::new(format!("{n_tokens}x{width}"), Step { n_tokens: n_tokens as u32, ..Default::default() });
+    fn case(n_tokens: usize, width: usize, columns: usize) -> Case {
+        let mut case = Case::new(
+            format!("{n_tokens}x{width}, {columns} low-rank columns"),
+            Step { n_tokens: n_tokens as u32, ..Default::default() },
+        );
         let x = random_matrix(n_tokens, width, 1);
         let weight = random_matrix(1, width, 2);
         let params = RmsNormParams::new(Rows::TOKENS, width, 1e-5);
         let (y, rstd) = rms_norm_reference(&params, n_tokens, &f64s(&x), &f64s(&weight));
-        let (x_at, weight_at) = (case.buffer(&x), case.buffer(&weight));
+        let a = random_matrix(columns.max(1), width, 3);
+        let stride = crate::kernels::stride(width);
+        let row = |values: &[f64], row: usize| values[row * stride..][..stride].to_vec();
+        let xa: Vec<f64> = (0..n_tokens * columns)
+            .map(|at| row(&y, at / columns).iter().zip(row(&f64s(&a), at % columns)).map(|(y, a)| y * a).sum())
+            .collect();
+        let (x_at, weight_at, a_at) = (case.buffer(&x), case.buffer(&weight), case.buffer(&a));
         let (y_at, rstd_at) = (case.output(x.len()), case.output(n_tokens));
+        let xa_at = case.output(n_tokens.next_multiple_of(16) * columns);
         case.record(move |rec, b| {
             let matrix = |slice| Matrix { slice, width };
-            rms_norm(rec, "norm", params.rows, matrix(b[x_at]), b[weight_at], params.eps, matrix(b[y_at]), b[rstd_at]);
+            let project = (columns > 0).then_some((b[a_at], Matrix { slice: b[xa_at], width: columns }));
+            let (x, y) = (matrix(b[x_at]), matrix(b[y_at]));
+            rms_norm(rec, "norm", params.rows, x, b[weight_at], params.eps, y, b[rstd_at], project);
         });
         // A sum of `width` squares below 1, then two roundings.
         let tolerance = Tolerance { abs: 0.0, rel: 1e-6 };
         case.expect(y_at, y, tolerance);
         case.expect(rstd_at, rstd, tolerance);
+        // Normalised values reach 1 / the root mean square of uniform ones.
+        case.expect(xa_at, xa, Tolerance::sum(width, 2.0));
         case
     }
 
     kernel_test!(
         rms_norm_matches,
-        [(1, 8), (1, 1), (63, 72), (64, 13), (65, 576), (130, 200)].map(|(n, w)| case(n, w)).into()
+        [(1, 8, 8), (1, 1, 0), (63, 72, 24), (64, 13, 8), (65, 576, 48), (130, 200, 0)]
+            .map(|(n, w, c)| case(n, w, c))
+            .into()
     );
 }

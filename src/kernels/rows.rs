@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Matrix;
+use super::{Columns, Matrix};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
 /// `struct Params` of `shaders/rows.wgsl`.
@@ -11,33 +11,42 @@ use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct RowsParams {
     rows: Rows,
-    stride4: u32,
-    _pad: [u32; 3],
+    width4: u32,
+    x_first4: u32,
+    x_stride4: u32,
+    y_stride4: u32,
 }
 
 impl RowsParams {
-    fn new(rows: Rows, width: usize) -> Self {
-        Self { rows, stride4: super::stride(width) as u32 / 4, _pad: [0; 3] }
+    fn new(rows: Rows, x: Columns, y: Matrix) -> Self {
+        let [width, x_stride, y_stride] = [super::stride(x.width), x.matrix.stride(), y.stride()];
+        Self {
+            rows,
+            width4: width as u32 / 4,
+            x_first4: x.first as u32 / 4,
+            x_stride4: x_stride as u32 / 4,
+            y_stride4: y_stride as u32 / 4,
+        }
     }
 }
 
 /// `y[i] = x[index[rows.start + i]]` for each of `rows`; `index` is `array<u32>`.
 pub fn gather_rows(rec: &mut Recording, label: &str, rows: Rows, index: Slice, x: Matrix, y: Matrix) {
-    move_rows(rec, label, 0, rows, index, x, y);
+    move_rows(rec, label, 0, rows, index, x.into(), y);
 }
 
 /// `y[index[rows.start + i]] = x[i]` for each of `rows`; other rows of `y` stay as they are. `index` is `array<u32>`
 /// and names no row twice.
-pub fn scatter_rows(rec: &mut Recording, label: &str, rows: Rows, index: Slice, x: Matrix, y: Matrix) {
+pub fn scatter_rows(rec: &mut Recording, label: &str, rows: Rows, index: Slice, x: Columns, y: Matrix) {
     move_rows(rec, label, 1, rows, index, x, y);
 }
 
-fn move_rows(rec: &mut Recording, label: &str, scatter: u32, rows: Rows, index: Slice, x: Matrix, y: Matrix) {
+fn move_rows(rec: &mut Recording, label: &str, scatter: u32, rows: Rows, index: Slice, x: Columns, y: Matrix) {
     assert_eq!(x.width, y.width, "{label}: widths of x and y");
     let shader = Shader::new("rows", &[("SCATTER", scatter)], &[include_str!("../../shaders/rows.wgsl")]);
-    let params = RowsParams::new(rows, x.width);
-    let grid = [Extent::cover(params.stride4, 64), Extent::Rows { rows, per: 1 }, Extent::Fixed(1)];
-    rec.dispatch(label, &shader, &[index, x.slice, y.slice], &params, grid, (rows, x.width as u64));
+    let params = RowsParams::new(rows, x, y);
+    let grid = [Extent::cover(params.width4, 64), Extent::Rows { rows, per: 1 }, Extent::Fixed(1)];
+    rec.dispatch(label, &shader, &[index, x.matrix.slice, y.slice], &params, grid, (rows, x.width as u64));
 }
 
 #[cfg(test)]
@@ -75,7 +84,7 @@ mod tests {
         }
         scatter.record(move |rec, b| {
             let matrix = |at: usize| Matrix { slice: b[at], width };
-            scatter_rows(rec, "rows", rows, b[index_at], matrix(x_at), matrix(y_at));
+            scatter_rows(rec, "rows", rows, b[index_at], matrix(x_at).into(), matrix(y_at));
         });
         scatter.expect(y_at, y, exact);
         [gather, scatter]

@@ -70,6 +70,11 @@ pub(crate) async fn check(cases: Vec<Case>) {
     let gpu = gpu().await;
     let mut failures = vec![];
     for case in &cases {
+        eprintln!(
+            "DBG {} {:?}",
+            case.name,
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f32() % 1000.0
+        );
         if let Err(message) = run(&gpu, case).await {
             failures.push(format!("{}: {message}", case.name));
         }

@@ -1,13 +1,13 @@
 //! Self-attention with rotary positions and grouped heads.
 
-use super::{BatchView, Linear, LinearSaved, matrix};
+use super::{BatchView, Linear, LowRank, matrix};
 use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice};
-use crate::kernels::Matrix;
 use crate::kernels::attention::{AttentionShape, attention};
-use crate::kernels::attention_backward::{attention_dkv, attention_dq};
-use crate::kernels::matmul::Write;
+use crate::kernels::attention_backward::{AttentionBackward, attention_dkv, attention_dq};
+use crate::kernels::matmul::Store;
 use crate::kernels::rope::rope;
 use crate::kernels::rows::scatter_rows;
+use crate::kernels::{Columns, Matrix};
 use crate::lora::AdapterView;
 use crate::{Error, Result};
 
@@ -72,12 +72,8 @@ impl KvCache {
 
 /// Four linears round softmax attention.
 pub struct Attention {
-    /// `[n_heads · head_dim, hidden_size]`.
-    pub q_proj: Linear,
-    /// `[n_kv_heads · head_dim, hidden_size]`.
-    pub k_proj: Linear,
-    /// `[n_kv_heads · head_dim, hidden_size]`.
-    pub v_proj: Linear,
+    /// q_proj `[n_heads · head_dim, hidden_size]`, k_proj and v_proj `[n_kv_heads · head_dim, hidden_size]`, side by side.
+    pub qkv_proj: Linear,
     /// `[hidden_size, n_heads · head_dim]`.
     pub o_proj: Linear,
     /// Heads and scale.
@@ -85,34 +81,36 @@ pub struct Attention {
 }
 
 /// What the backward pass reads.
+#[derive(Clone, Copy)]
 pub struct AttentionSaved {
-    /// Rotated.
-    q: Matrix,
-    /// Rotated.
-    k: Matrix,
-    v: Matrix,
+    x: Matrix,
+    /// Queries and keys are rotated.
+    qkv: Matrix,
     out: Matrix,
-    /// Log-sum-exp of the scores, f32 `[n_tokens, n_heads]`.
-    lse: Slice,
-    q_proj: LinearSaved,
-    k_proj: LinearSaved,
-    v_proj: LinearSaved,
-    o_proj: LinearSaved,
+    /// Log-sum-exp of the scores, and room for the backward pass's delta: pairs of f32 `[n_tokens, n_heads]`.
+    lse_delta: Slice,
+    xa: Option<LowRank>,
 }
 
 impl Attention {
     /// True when `adapter` changes any part of it.
     pub fn is_adapted(&self, adapter: &AdapterView) -> bool {
-        self.inputs_are_adapted(adapter) || self.o_proj.is_adapted(adapter)
+        self.qkv_proj.is_adapted(adapter) || self.o_proj.is_adapted(adapter)
     }
 
-    fn inputs_are_adapted(&self, adapter: &AdapterView) -> bool {
-        [&self.q_proj, &self.k_proj, &self.v_proj].iter().any(|linear| linear.is_adapted(adapter))
+    /// Room for the low-rank values of all its linears.
+    pub fn low_rank(&self, rec: &mut Recording, adapter: &AdapterView, label: &str) -> Option<LowRank> {
+        LowRank::new(rec, adapter, label, [&self.qkv_proj, &self.o_proj])
     }
 
-    /// Adds attention's output to `residual`. With a cache (and this layer's number in it), keys and values go there
-    /// and those of earlier passes are seen.
-    pub fn forward(
+    /// What the norm before it is to multiply its result by.
+    pub fn projection(&self, adapter: &AdapterView, xa: Option<LowRank>) -> Option<(Slice, Matrix)> {
+        self.qkv_proj.projection(adapter, LowRank::part(xa, 0))
+    }
+
+    /// All but the last linear, from `x` and its projection in `xa`. With a cache (and this layer's number in it), keys
+    /// and values go there and those of earlier passes are seen.
+    pub fn inner(
         &self,
         rec: &mut Recording,
         adapter: &AdapterView,
@@ -120,36 +118,45 @@ impl Attention {
         rotation: &Rope,
         cache: Option<(&KvCache, usize)>,
         x: Matrix,
-        residual: Matrix,
+        xa: Option<LowRank>,
     ) -> AttentionSaved {
-        let shape = self.shape;
-        let q = self.q_proj.output(rec, "q");
-        let k = self.k_proj.output(rec, "k");
-        let v = self.v_proj.output(rec, "v");
-        let q_proj = self.q_proj.forward(rec, adapter, "q_proj", x, q, Write::Replace);
-        let k_proj = self.k_proj.forward(rec, adapter, "k_proj", x, k, Write::Replace);
-        let v_proj = self.v_proj.forward(rec, adapter, "v_proj", x, v, Write::Replace);
+        let qkv = matrix(rec, "qkv", Rows::TOKENS, self.qkv_proj.width());
+        self.qkv_proj.forward(rec, adapter, "qkv_proj", x, LowRank::part(xa, 0), qkv, Store::Replace);
+        let [q, mut k, mut v] = self.columns(qkv);
         let table = rec.external(&rotation.table);
-        rope(rec, "q.rope", batch.tokens, table, q, shape.n_heads, shape.head_dim, false);
-        rope(rec, "k.rope", batch.tokens, table, k, shape.n_kv_heads, shape.head_dim, false);
-
-        let (keys, values) = match cache {
-            None => (k, v),
-            Some((cache, layer)) => {
-                let (keys, values) = &cache.layers[layer];
-                let keys = Matrix { slice: rec.external(keys), width: cache.width };
-                let values = Matrix { slice: rec.external(values), width: cache.width };
-                let rows = rec.external(&cache.rows);
-                scatter_rows(rec, "k.cache", Rows::TOKENS, rows, k, keys);
-                scatter_rows(rec, "v.cache", Rows::TOKENS, rows, v, values);
-                (keys, values)
+        rope(rec, "rope", self.shape, batch.tokens, table, q, k);
+        if let Some((cache, layer)) = cache {
+            let (keys, values) = &cache.layers[layer];
+            let rows = rec.external(&cache.rows);
+            for (label, columns, buffer) in [("k.cache", &mut k, keys), ("v.cache", &mut v, values)] {
+                let cached = Matrix { slice: rec.external(buffer), width: cache.width };
+                scatter_rows(rec, label, Rows::TOKENS, rows, *columns, cached);
+                *columns = cached.into();
             }
-        };
+        }
         let out = matrix(rec, "attention", Rows::TOKENS, q.width);
-        let lse = rec.floats("lse", (rec.capacity(Rows::TOKENS) * shape.n_heads) as u64);
-        attention(rec, "attention", shape, batch.tokens, q, keys, values, out, lse);
-        let o_proj = self.o_proj.forward(rec, adapter, "o_proj", out, residual, Write::Add);
-        AttentionSaved { q, k, v, out, lse, q_proj, k_proj, v_proj, o_proj }
+        let lse_delta = rec.floats("lse_delta", (2 * rec.capacity(Rows::TOKENS) * self.shape.n_heads) as u64);
+        attention(rec, "attention", self.shape, batch.tokens, [q, k, v], out, lse_delta);
+        self.o_proj.project(rec, adapter, "o_proj", out, LowRank::part(xa, 1));
+        AttentionSaved { x, qkv, out, lse_delta, xa }
+    }
+
+    fn columns(&self, qkv: Matrix) -> [Columns; 3] {
+        [0, 1, 2].map(|index| self.qkv_proj.output(qkv, index))
+    }
+
+    /// `residual` and attention's output.
+    pub fn output(
+        &self,
+        rec: &mut Recording,
+        adapter: &AdapterView,
+        saved: &AttentionSaved,
+        residual: Matrix,
+    ) -> Matrix {
+        let y = matrix(rec, "out", Rows::TOKENS, residual.width);
+        let store = Store::Residual(residual);
+        self.o_proj.forward(rec, adapter, "o_proj", saved.out, LowRank::part(saved.xa, 1), y, store);
+        y
     }
 
     /// The gradient on `x` from `dy`, that on the output, in a transient; none unless `needs_dx`.
@@ -163,29 +170,35 @@ impl Attention {
         dy: Matrix,
         needs_dx: bool,
     ) -> Option<Matrix> {
-        let shape = self.shape;
-        let inner = needs_dx || self.inputs_are_adapted(adapter);
-        let d_out = inner.then(|| matrix(rec, "d_attention", Rows::TOKENS, saved.out.width));
-        self.o_proj.backward(rec, adapter, "o_proj", &saved.o_proj, dy, d_out.map(|d_out| (d_out, Write::Replace)));
-        let d_out = d_out?;
-
-        let AttentionSaved { q, k, v, out, lse, .. } = *saved;
-        let dq = matrix(rec, "dq", Rows::TOKENS, q.width);
-        let dk = matrix(rec, "dk", Rows::TOKENS, k.width);
-        let dv = matrix(rec, "dv", Rows::TOKENS, v.width);
-        // A pair of f32 where lse has one.
-        let delta = rec.transient("delta", 2 * lse.size_bytes());
-        attention_dq(rec, "attention.dq", shape, batch.tokens, q, k, v, out, lse, d_out, dq, delta);
-        attention_dkv(rec, "attention.dkv", shape, batch.tokens, q, k, v, delta, d_out, dk, dv);
-        let table = rec.external(&rotation.table);
-        rope(rec, "dq.rope", batch.tokens, table, dq, shape.n_heads, shape.head_dim, true);
-        rope(rec, "dk.rope", batch.tokens, table, dk, shape.n_kv_heads, shape.head_dim, true);
-
-        let dx = needs_dx.then(|| matrix(rec, "dx", Rows::TOKENS, self.q_proj.weight.cols()));
-        let write = |how| dx.map(|dx| (dx, how));
-        self.q_proj.backward(rec, adapter, "q_proj", &saved.q_proj, dq, write(Write::Replace));
-        self.k_proj.backward(rec, adapter, "k_proj", &saved.k_proj, dk, write(Write::Add));
-        self.v_proj.backward(rec, adapter, "v_proj", &saved.v_proj, dv, write(Write::Add));
+        let dxa = self.low_rank(rec, adapter, "dxa");
+        self.o_proj.backward_low_rank(rec, adapter, "o_proj", dy, LowRank::part(dxa, 1));
+        let inner = needs_dx || self.qkv_proj.is_adapted(adapter);
+        let d_qkv = inner.then(|| {
+            let d_out = matrix(rec, "d_attention", Rows::TOKENS, saved.out.width);
+            self.o_proj.backward(rec, adapter, "o_proj", dy, LowRank::part(dxa, 1), d_out, None);
+            let backward = AttentionBackward {
+                shape: self.shape,
+                tokens: batch.tokens,
+                qkv: self.columns(saved.qkv),
+                out: saved.out,
+                lse_delta: saved.lse_delta,
+                d_out,
+                table: rec.external(&rotation.table),
+                d_qkv: matrix(rec, "d_qkv", Rows::TOKENS, saved.qkv.width),
+            };
+            attention_dq(rec, "attention.dq", &backward);
+            attention_dkv(rec, "attention.dkv", &backward);
+            let d_qkv = backward.d_qkv;
+            self.qkv_proj.backward_low_rank(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0));
+            d_qkv
+        });
+        let dx = d_qkv.filter(|_| needs_dx).map(|d_qkv| {
+            let dx = matrix(rec, "dx", Rows::TOKENS, saved.x.width);
+            self.qkv_proj.backward(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0), dx, None);
+            dx
+        });
+        let linears = [(&self.qkv_proj, saved.x, d_qkv), (&self.o_proj, saved.out, Some(dy))];
+        LowRank::backward(rec, adapter, "lora_grad", linears, saved.xa, dxa);
         dx
     }
 }

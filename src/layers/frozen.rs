@@ -1,12 +1,15 @@
 //! Frozen weights: streamed from files to the GPU a few rows at a time, cut into parts that fit a binding.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::{Linear, RmsNorm};
 use crate::gpu::{Buffer, Gpu, Recording};
-use crate::io::{Checkpoint, Tensor};
+use crate::io::{Checkpoint, DType, Tensor, dequantize};
+use crate::kernels::segments::Layout;
 use crate::kernels::stride;
 use crate::kernels::weight::{Weight, WeightFormat, repack};
+use crate::lora::ModuleShape;
 use crate::{Error, Result};
 
 /// File bytes held in memory at a time while loading.
@@ -16,20 +19,31 @@ const CHUNK_BYTES: usize = 4 << 20;
 pub struct Frozen {
     rows: usize,
     cols: usize,
-    format: WeightFormat,
     parts: Vec<Part>,
 }
 
 /// Some of a weight's rows, within the size one binding may have.
 struct Part {
+    format: WeightFormat,
     first_row: usize,
     rows: usize,
     values: Buffer,
     scales: Option<Buffer>,
 }
 
+impl Part {
+    /// Writes repacked rows from its row `at` on, which is a multiple of eight.
+    fn write(&self, gpu: &Gpu, cols: usize, at: usize, values: &[u8], scales: &[u8]) {
+        let (value_bytes, scale_bytes) = self.format.row_bytes(cols);
+        self.values.write(gpu, at as u64 * value_bytes, values);
+        if let Some(buffer) = &self.scales {
+            buffer.write(gpu, at as u64 * scale_bytes, scales);
+        }
+    }
+}
+
 impl Frozen {
-    /// Outputs of the linear it belongs to, or entries of the table.
+    /// Outputs of the linears it belongs to, pads included, or entries of the table.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -44,7 +58,7 @@ impl Frozen {
         self.parts
             .iter()
             .map(|part| Weight {
-                format: self.format,
+                format: part.format,
                 rows: part.rows,
                 cols: self.cols,
                 first_row: part.first_row,
@@ -82,45 +96,157 @@ impl<'a> Loader<'a> {
     pub async fn frozen(&mut self, name: &str, rows: usize, cols: usize) -> Result<Frozen> {
         let tensor = self.expect(name, &[rows, cols])?;
         let format = WeightFormat::of(tensor.dtype);
-        let (value_bytes, scale_bytes) = format.row_bytes(cols);
-        // Whole heads where llama.cpp reordered rows, whole words of scales, whole blocks of output columns.
-        let unit = 8 * self.checkpoint.row_group(&tensor);
-        let limit = self.gpu.info().max_storage_buffer_binding_size.min(self.gpu.info().max_buffer_size);
-        let part_rows = (limit / value_bytes.max(1)) as usize / unit * unit;
-        if part_rows == 0 {
-            return Err(Error::OutOfMemory {
-                needed_bytes: value_bytes * unit as u64,
-                message: format!("a few rows of {name} are larger than the {limit} bytes this GPU can bind"),
-            });
-        }
         let mut parts = vec![];
-        for first_row in (0..rows).step_by(part_rows) {
-            let rows = part_rows.min(rows - first_row);
-            let values = Buffer::storage(self.gpu, name, rows as u64 * value_bytes)?;
-            let scales = match scale_bytes {
-                0 => None,
-                bytes => Some(Buffer::storage(self.gpu, name, rows as u64 * bytes)?),
-            };
-            let chunk_rows = (CHUNK_BYTES / tensor.row_bytes().max(1) / unit).max(1) * unit;
-            for start in (0..rows).step_by(chunk_rows) {
-                let end = rows.min(start + chunk_rows);
-                let blocks = self.checkpoint.read_rows(&tensor, first_row + start..first_row + end).await?;
-                let (value, scale) = repack(tensor.dtype, &blocks, cols);
-                values.write(self.gpu, start as u64 * value_bytes, &value);
-                if let Some(scales) = &scales {
-                    scales.write(self.gpu, start as u64 * scale_bytes, &scale);
-                }
-                self.count(blocks.len() as u64)?;
-            }
-            parts.push(Part { first_row, rows, values, scales });
-        }
-        Ok(Frozen { rows, cols, format, parts })
+        self.load_parts(&mut parts, &tensor, format, 0).await?;
+        Ok(Frozen { rows, cols, parts })
     }
 
-    /// The linear `module`, whose weight must be `[out_features, in_features]`.
-    pub async fn linear(&mut self, module: &str, out_features: usize, in_features: usize) -> Result<Linear> {
-        let weight = self.frozen(&format!("{module}.weight"), out_features, in_features).await?;
-        Ok(Linear { name: module.to_owned(), weight })
+    /// The linears `modules`, which read the same matrix, as one: each weight must be `[out_features, in_features]`.
+    pub async fn linear(&mut self, modules: Vec<ModuleShape>, layout: Layout) -> Result<Linear> {
+        let cols = modules[0].in_features;
+        let mut tensors = vec![];
+        for module in &modules {
+            tensors.push(self.expect(&format!("{}.weight", module.name), &[module.out_features, cols])?);
+        }
+        let widths: Vec<usize> = modules.iter().map(|module| module.out_features).collect();
+        let rows = layout.width(&widths);
+        let format = WeightFormat::of(tensors[0].dtype);
+        let alike = tensors.iter().all(|tensor| WeightFormat::of(tensor.dtype) == format);
+        let mut parts = vec![];
+        match layout {
+            Layout::SideBySide if alike && rows as u64 * format.row_bytes(cols).0 <= self.limit() => {
+                let part = self.allocate(&modules[0].name, format, cols, 0, rows)?;
+                for (index, tensor) in tensors.iter().enumerate() {
+                    self.fill(&part, tensor, 0..widths[index], layout.column(&widths, index, 0)).await?;
+                }
+                parts.push(part);
+            }
+            Layout::SideBySide => {
+                for (index, tensor) in tensors.iter().enumerate() {
+                    let format = WeightFormat::of(tensor.dtype);
+                    self.load_parts(&mut parts, tensor, format, layout.column(&widths, index, 0)).await?;
+                }
+            }
+            // Rows of both lie in turn, so they must have one format: f32 holds every other exactly.
+            Layout::Interleaved => {
+                let format = if alike { format } else { WeightFormat::F32 };
+                let part_rows = self.part_rows(&tensors[0], format, 2)?;
+                for first in (0..rows).step_by(part_rows) {
+                    let part = self.allocate(&modules[0].name, format, cols, first, part_rows.min(rows - first))?;
+                    self.fill_in_turn(&part, [&tensors[0], &tensors[1]]).await?;
+                    parts.push(part);
+                }
+            }
+        }
+        Ok(Linear { modules, layout, weight: Frozen { rows, cols, parts } })
+    }
+
+    /// Bytes that a binding may have.
+    fn limit(&self) -> u64 {
+        self.gpu.info().max_storage_buffer_binding_size.min(self.gpu.info().max_buffer_size)
+    }
+
+    /// Rows of a tensor that must be read together: whole heads where llama.cpp reordered rows, whole words of scales,
+    /// whole blocks of output columns.
+    fn unit(&self, tensor: &Tensor) -> usize {
+        8 * self.checkpoint.row_group(tensor)
+    }
+
+    /// Rows of a part, of `n` tensors like this one together.
+    fn part_rows(&self, tensor: &Tensor, format: WeightFormat, n: usize) -> Result<usize> {
+        let (value_bytes, _) = format.row_bytes(tensor.cols());
+        let (unit, limit) = (n * self.unit(tensor), self.limit());
+        let rows = (limit / value_bytes.max(1)) as usize / unit * unit;
+        if rows == 0 {
+            return Err(Error::OutOfMemory {
+                needed_bytes: value_bytes * unit as u64,
+                message: format!("a few rows of {} are larger than the {limit} bytes this GPU can bind", tensor.name),
+            });
+        }
+        Ok(rows)
+    }
+
+    /// Room for `rows` rows, whole eights of them, zero.
+    fn allocate(&self, name: &str, format: WeightFormat, cols: usize, first_row: usize, rows: usize) -> Result<Part> {
+        let (value_bytes, scale_bytes) = format.row_bytes(cols);
+        let buffer = |bytes_per_row: u64| Buffer::storage(self.gpu, name, stride(rows) as u64 * bytes_per_row);
+        let scales = if scale_bytes == 0 { None } else { Some(buffer(scale_bytes)?) };
+        Ok(Part { format, first_row, rows, values: buffer(value_bytes)?, scales })
+    }
+
+    /// All of a tensor as parts of a taller matrix, in which it starts at row `first_row`.
+    async fn load_parts(
+        &mut self,
+        parts: &mut Vec<Part>,
+        tensor: &Tensor,
+        format: WeightFormat,
+        first_row: usize,
+    ) -> Result<()> {
+        let rows = tensor.rows();
+        let part_rows = self.part_rows(tensor, format, 1)?;
+        for start in (0..rows).step_by(part_rows) {
+            let end = rows.min(start + part_rows);
+            let part = self.allocate(&tensor.name, format, tensor.cols(), first_row + start, end - start)?;
+            self.fill(&part, tensor, start..end, 0).await?;
+            parts.push(part);
+        }
+        Ok(())
+    }
+
+    /// Writes rows of a tensor from row `at` of a part on.
+    async fn fill(&mut self, part: &Part, tensor: &Tensor, rows: Range<usize>, at: usize) -> Result<()> {
+        let chunk_rows = self.chunk_rows(tensor);
+        for start in rows.clone().step_by(chunk_rows) {
+            let chunk = start..rows.end.min(start + chunk_rows);
+            let to = at + start - rows.start;
+            let (values, scales) = self.read(part, tensor, chunk).await?;
+            part.write(self.gpu, tensor.cols(), to, &values, &scales);
+        }
+        Ok(())
+    }
+
+    /// Writes four rows of one tensor and four of the other by turns; of each, those that belong in the part.
+    async fn fill_in_turn(&mut self, part: &Part, tensors: [&Tensor; 2]) -> Result<()> {
+        let cols = tensors[0].cols();
+        let (value_bytes, scale_bytes) = part.format.row_bytes(cols);
+        let rows = part.first_row / 2..tensors[0].rows().min((part.first_row + part.rows) / 2);
+        let chunk_rows = self.chunk_rows(tensors[0]);
+        for start in rows.clone().step_by(chunk_rows) {
+            let chunk = start..rows.end.min(start + chunk_rows);
+            let first = self.read(part, tensors[0], chunk.clone()).await?;
+            let second = self.read(part, tensors[1], chunk.clone()).await?;
+            let in_turn = |a: &[u8], b: &[u8], row_bytes: u64| -> Vec<u8> {
+                // The last few rows may be fewer than four: their place is kept.
+                let four = 4 * row_bytes as usize;
+                let padded = |bytes: &[u8]| {
+                    let mut bytes = bytes[..chunk.len() * row_bytes as usize].to_vec();
+                    bytes.resize(chunk.len().next_multiple_of(4) * row_bytes as usize, 0);
+                    bytes
+                };
+                let (a, b) = (padded(a), padded(b));
+                a.chunks(four.max(1)).zip(b.chunks(four.max(1))).flat_map(|(a, b)| [a, b].concat()).collect()
+            };
+            let values = in_turn(&first.0, &second.0, value_bytes);
+            let scales = in_turn(&first.1, &second.1, scale_bytes);
+            part.write(self.gpu, cols, 2 * (start - rows.start), &values, &scales);
+        }
+        Ok(())
+    }
+
+    fn chunk_rows(&self, tensor: &Tensor) -> usize {
+        let unit = self.unit(tensor);
+        (CHUNK_BYTES / tensor.row_bytes().max(1) / unit).max(1) * unit
+    }
+
+    /// Rows of a tensor in a part's format: (values, scales).
+    async fn read(&mut self, part: &Part, tensor: &Tensor, rows: Range<usize>) -> Result<(Vec<u8>, Vec<u8>)> {
+        let blocks = self.checkpoint.read_rows(tensor, rows).await?;
+        self.count(blocks.len() as u64)?;
+        if part.format == WeightFormat::of(tensor.dtype) {
+            return Ok(repack(tensor.dtype, &blocks, tensor.cols()));
+        }
+        let values = dequantize(tensor.dtype, &blocks);
+        Ok(repack(DType::F32, bytemuck::cast_slice(&values), tensor.cols()))
     }
 
     /// The RMS norm `module` over `width` columns.

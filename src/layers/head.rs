@@ -5,7 +5,7 @@ use super::{BatchView, Frozen, RmsNorm, matrix};
 use crate::gpu::{Recording, Rows, Slice};
 use crate::kernels::cross_entropy::cross_entropy;
 use crate::kernels::loss_sum::loss_sum;
-use crate::kernels::matmul::{Write, matmul, matmul_transposed};
+use crate::kernels::matmul::{Store, matmul, matmul_transposed};
 use crate::kernels::rows::{gather_rows, scatter_rows};
 use crate::kernels::{Matrix, ROW_PAD, stride};
 
@@ -26,9 +26,9 @@ impl Head<'_> {
         let rows = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", rows, hidden.width);
         gather_rows(rec, "rows", rows, batch.target_rows, hidden, gathered);
-        let (normed, _) = self.norm.forward(rec, "norm", rows, gathered);
+        let (normed, _) = self.norm.forward(rec, "norm", rows, gathered, None);
         for weight in self.weight.weights(rec) {
-            matmul(rec, "lm_head", rows, normed, &weight, None, logits, Write::Replace);
+            matmul(rec, "lm_head", rows, normed, &weight, None, logits, Store::Replace);
         }
     }
 
@@ -38,7 +38,7 @@ impl Head<'_> {
         let all = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", all, hidden.width);
         gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
-        let (normed, saved) = self.norm.forward(rec, "norm", all, gathered);
+        let (normed, saved) = self.norm.forward(rec, "norm", all, gathered, None);
         let d_normed = matrix(rec, "d_norm", all, hidden.width);
         let losses = rec.floats("losses", batch.max_targets as u64);
 
@@ -51,13 +51,13 @@ impl Head<'_> {
             let x = normed.rows_from(start);
             let dx = d_normed.rows_from(start);
             for weight in self.weight.weights(rec) {
-                matmul(rec, "lm_head", rows, x, &weight, None, logits, Write::Replace);
+                matmul(rec, "lm_head", rows, x, &weight, None, logits, Store::Replace);
             }
             cross_entropy(rec, "cross_entropy", rows, logits, batch.target_ids, losses);
-            let mut write = Write::Replace;
+            let mut store = Store::Replace;
             for weight in self.weight.weights(rec) {
-                matmul_transposed(rec, "lm_head.dx", rows, logits, &weight, None, dx, write);
-                write = Write::Add;
+                matmul_transposed(rec, "lm_head.dx", rows, logits, &weight, None, dx, store);
+                store = Store::Add;
             }
         }
         loss_sum(rec, "loss", losses, metrics);
@@ -65,6 +65,6 @@ impl Head<'_> {
         let d_gathered = matrix(rec, "d_rows", all, hidden.width);
         self.norm.backward(rec, "norm", all, &saved, d_normed, d_gathered, false);
         rec.clear(d_hidden.slice);
-        scatter_rows(rec, "d_rows", all, batch.target_rows, d_gathered, d_hidden);
+        scatter_rows(rec, "d_rows", all, batch.target_rows, d_gathered.into(), d_hidden);
     }
 }

@@ -1,108 +1,180 @@
-//! A frozen linear, optionally with a LoRA pair: the only file that knows both.
+//! Frozen linears that read one matrix, optionally with LoRA pairs: the only file that knows both.
 //!
-//! `y = x Wᵀ + s (x Aᵀ) Bᵀ` (arXiv 2106.09685). With `xa = x Aᵀ` and `dya = dy B`:
-//! `dB += s dyᵀ xa`, `dA += s dyaᵀ x`, `dx = dy W + s dya A`. Nothing of the size of W is formed.
+//! `y = x Wᵀ + s (x Aᵀ) Bᵀ` (arXiv 2106.09685). With `xa = x Aᵀ` and `dxa = dy B`:
+//! `dB += s dyᵀ xa`, `dA += s dxaᵀ x`, `dx = dy W + s dxa A`. Nothing of the size of W is formed.
 
-use super::{Frozen, matrix};
-use crate::gpu::{Recording, Rows};
-use crate::kernels::Matrix;
-use crate::kernels::matmul::{Tail, Write, matmul, matmul_transposed};
+use super::Frozen;
+use crate::gpu::{Recording, Rows, Slice};
+use crate::kernels::lora_grad::{LoraGroup, lora_grad};
+use crate::kernels::matmul::{Store, Tail, lora_dxa, matmul, matmul_transposed};
+use crate::kernels::segments::Layout;
 use crate::kernels::weight::Weight;
-use crate::kernels::weight_grad::weight_grad;
-use crate::lora::{AdapterView, LoraFactors};
+use crate::kernels::{Columns, Matrix};
+use crate::lora::{AdapterView, LoraFactors, ModuleShape};
 
-/// A linear without bias.
+/// Linears without bias whose outputs lie in one matrix.
 pub struct Linear {
-    /// Hugging Face's module path, `model.layers.0.self_attn.q_proj`.
-    pub name: String,
-    /// `[out_features, in_features]`.
+    /// Names, as Hugging Face's module paths, and shapes.
+    pub modules: Vec<ModuleShape>,
+    /// How the outputs lie.
+    pub layout: Layout,
+    /// `[width, in_features]`.
     pub weight: Frozen,
 }
 
-/// What the backward pass reads.
-pub struct LinearSaved {
-    x: Matrix,
-    /// `x Aᵀ` `[n_tokens, r]`, where the linear is adapted.
-    xa: Option<Matrix>,
+/// The low-rank values (`x Aᵀ`, or their gradient) of two linears that follow each other, in one buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRank {
+    whole: Slice,
+    parts: [Option<Matrix>; 2],
 }
 
 impl Linear {
-    /// True when `adapter` changes it.
+    /// True when `adapter` changes any of them.
     pub fn is_adapted(&self, adapter: &AdapterView) -> bool {
-        adapter.get(&self.name).is_some()
+        self.factors(adapter).is_some()
     }
 
-    /// A transient for its output.
-    pub fn output(&self, rec: &mut Recording, label: &str) -> Matrix {
-        matrix(rec, label, Rows::TOKENS, self.weight.rows())
+    /// Columns of the output, pads included.
+    pub fn width(&self) -> usize {
+        self.weight.rows()
     }
 
-    /// `y` from `x`, or added to what `y` holds.
+    /// The output of linear `index` within `y`, where they lie side by side.
+    pub fn output(&self, y: Matrix, index: usize) -> Columns {
+        let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
+        Columns { matrix: y, first: self.layout.column(&widths, index, 0), width: widths[index] }
+    }
+
+    fn factors<'a>(&self, adapter: &'a AdapterView) -> Option<&'a LoraFactors> {
+        adapter.get(&self.modules[0].name)
+    }
+
+    /// `x Aᵀ` as a product of its own.
+    pub fn project(&self, rec: &mut Recording, adapter: &AdapterView, label: &str, x: Matrix, xa: Option<Matrix>) {
+        let Some((lora, xa)) = self.factors(adapter).zip(xa) else { return };
+        let a = Weight::f32(lora.a, xa.width, self.weight.cols());
+        matmul(rec, &format!("{label}.lora_A"), Rows::TOKENS, x, &a, None, xa, Store::Replace);
+    }
+
+    /// What a norm whose result they read is to be multiplied by, and where that goes.
+    pub fn projection(&self, adapter: &AdapterView, xa: Option<Matrix>) -> Option<(Slice, Matrix)> {
+        self.factors(adapter).zip(xa).map(|(lora, xa)| (lora.a, xa))
+    }
+
+    /// `y` from `x` and `xa = x Aᵀ`.
     pub fn forward(
         &self,
         rec: &mut Recording,
         adapter: &AdapterView,
         label: &str,
         x: Matrix,
+        xa: Option<Matrix>,
         y: Matrix,
-        write: Write,
-    ) -> LinearSaved {
-        let lora = adapter.get(&self.name);
-        let xa = lora.map(|lora| {
-            let xa = matrix(rec, &format!("{label}.xa"), Rows::TOKENS, lora.r);
-            let a = Weight::f32(lora.a, lora.r, self.weight.cols());
-            matmul(rec, &format!("{label}.lora_A"), Rows::TOKENS, x, &a, None, xa, Write::Replace);
-            xa
+        store: Store,
+    ) {
+        let tail = self.factors(adapter).zip(xa).map(|(lora, xa)| Tail {
+            x: xa,
+            w: lora.b,
+            w_cols: lora.r,
+            scale: lora.scaling,
+            segments: lora.segments,
         });
-        let tail = lora.zip(xa).map(|(lora, xa)| Tail { x: xa, w: lora.b, w_cols: lora.r, scale: lora.scaling });
         for weight in self.weight.weights(rec) {
-            matmul(rec, label, Rows::TOKENS, x, &weight, tail, y, write);
+            matmul(rec, label, Rows::TOKENS, x, &weight, tail, y, store);
         }
-        LinearSaved { x, xa }
     }
 
-    /// Adds to dA and dB; writes or adds the gradient on `x` where `dx` asks for it.
+    /// The gradient on `xa` from that on the output.
+    pub fn backward_low_rank(
+        &self,
+        rec: &mut Recording,
+        adapter: &AdapterView,
+        label: &str,
+        dy: Matrix,
+        dxa: Option<Matrix>,
+    ) {
+        let Some((lora, dxa)) = self.factors(adapter).zip(dxa) else { return };
+        lora_dxa(rec, &format!("{label}.dxa"), dy, lora.b, lora.r, lora.segments, dxa);
+    }
+
+    /// The gradient on the input: written to `dx`, or, with the matrix that [`Store::Swiglu`] left, that on gate and up.
     pub fn backward(
         &self,
         rec: &mut Recording,
         adapter: &AdapterView,
         label: &str,
-        saved: &LinearSaved,
         dy: Matrix,
-        dx: Option<(Matrix, Write)>,
+        dxa: Option<Matrix>,
+        dx: Matrix,
+        gate_up: Option<Matrix>,
     ) {
-        let lora = adapter.get(&self.name);
-        let dya = lora.zip(saved.xa).map(|(lora, xa)| self.backward_factors(rec, label, lora, saved.x, xa, dy));
-        let Some((dx, mut write)) = dx else { return };
-        let mut tail = lora.zip(dya).map(|(lora, dya)| Tail {
-            x: dya,
+        let mut tail = self.factors(adapter).zip(dxa).map(|(lora, dxa)| Tail {
+            x: dxa,
             w: lora.a,
             w_cols: self.weight.cols(),
             scale: lora.scaling,
+            segments: lora.segments,
         });
-        for weight in self.weight.weights(rec) {
-            matmul_transposed(rec, &format!("{label}.dx"), Rows::TOKENS, dy, &weight, tail.take(), dx, write);
+        let weights = self.weight.weights(rec);
+        for (index, weight) in weights.iter().enumerate() {
             // The parts of a weight are terms of one sum.
-            write = Write::Add;
+            let (add, finish) = (index > 0, index + 1 == weights.len());
+            let store = match (gate_up, add) {
+                (Some(gate_up), _) => Store::SwigluBackward { gate_up, add, finish },
+                (None, false) => Store::Replace,
+                (None, true) => Store::Add,
+            };
+            matmul_transposed(rec, &format!("{label}.dx"), Rows::TOKENS, dy, weight, tail.take(), dx, store);
         }
     }
+}
 
-    /// dA and dB; returns `dy B`.
-    fn backward_factors(
-        &self,
+impl LowRank {
+    /// Room for the low-rank values of two linears, or nothing where neither is adapted.
+    pub fn new(rec: &mut Recording, adapter: &AdapterView, label: &str, linears: [&Linear; 2]) -> Option<Self> {
+        let widths = linears.map(|linear| linear.factors(adapter).map_or(0, |lora| lora.segments.rank()));
+        let n_rows = rec.capacity(Rows::TOKENS);
+        let bytes = widths.map(|width| Matrix::size_bytes(n_rows, width));
+        if bytes == [0, 0] {
+            return None;
+        }
+        let whole = rec.transient(label, bytes[0] + bytes[1]);
+        let part = |start: u64, bytes: u64, width: usize| {
+            (width > 0).then(|| Matrix { slice: whole.range(start..start + bytes), width })
+        };
+        Some(Self { whole, parts: [part(0, bytes[0], widths[0]), part(bytes[0], bytes[1], widths[1])] })
+    }
+
+    /// The values of one of the two.
+    pub fn part(low_rank: Option<Self>, index: usize) -> Option<Matrix> {
+        low_rank.and_then(|low_rank| low_rank.parts[index])
+    }
+
+    /// Adds to dA and dB of two linears, given as (linear, x, dy) with their `xa` and `dxa`.
+    pub fn backward(
         rec: &mut Recording,
+        adapter: &AdapterView,
         label: &str,
-        lora: LoraFactors,
-        x: Matrix,
-        xa: Matrix,
-        dy: Matrix,
-    ) -> Matrix {
-        let (grad_a, grad_b) = lora.grads.expect("a backward pass has somewhere to put gradients");
-        let dya = matrix(rec, &format!("{label}.dya"), Rows::TOKENS, lora.r);
-        let b = Weight::f32(lora.b, self.weight.rows(), lora.r);
-        matmul_transposed(rec, &format!("{label}.dya"), Rows::TOKENS, dy, &b, None, dya, Write::Replace);
-        weight_grad(rec, &format!("{label}.dlora_B"), Rows::TOKENS, dy, xa, lora.scaling, grad_b);
-        weight_grad(rec, &format!("{label}.dlora_A"), Rows::TOKENS, dya, x, lora.scaling, grad_a);
-        dya
+        linears: [(&Linear, Matrix, Option<Matrix>); 2],
+        xa: Option<Self>,
+        dxa: Option<Self>,
+    ) {
+        let Some((xa, dxa)) = xa.zip(dxa) else { return };
+        let mut groups = vec![];
+        let mut range: Option<std::ops::Range<u64>> = None;
+        let mut shared = None;
+        for (index, (linear, x, dy)) in linears.into_iter().enumerate() {
+            let (Some(lora), Some(dy)) = (linear.factors(adapter), dy) else { continue };
+            let (Some(xa), Some(dxa)) = (xa.parts[index], dxa.parts[index]) else { continue };
+            let start = range.as_ref().map_or(lora.range.start, |range| range.start);
+            range = Some(start..lora.range.end);
+            shared = Some(lora);
+            let [a_offset, b_offset] = [lora.range.start, lora.range.start + lora.b_start].map(|at| at - start);
+            groups.push(LoraGroup { x, dy, xa, dxa, segments: lora.segments, a_offset, b_offset });
+        }
+        let (Some(range), Some(lora)) = (range, shared) else { return };
+        let grads = adapter.grads().expect("a backward pass has somewhere to put gradients").range(range);
+        lora_grad(rec, label, &groups, xa.whole, dxa.whole, lora.r, lora.scaling, grads);
     }
 }

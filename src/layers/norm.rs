@@ -17,6 +17,7 @@ pub struct RmsNorm {
 }
 
 /// What the backward pass reads.
+#[derive(Clone, Copy)]
 pub struct NormSaved {
     x: Matrix,
     /// f32 `[rows]`.
@@ -24,12 +25,19 @@ pub struct NormSaved {
 }
 
 impl RmsNorm {
-    /// The normalised rows, in a transient.
-    pub fn forward(&self, rec: &mut Recording, label: &str, rows: Rows, x: Matrix) -> (Matrix, NormSaved) {
+    /// The normalised rows, in a transient; and their product with `project`'s low-rank factor, where there is one.
+    pub fn forward(
+        &self,
+        rec: &mut Recording,
+        label: &str,
+        rows: Rows,
+        x: Matrix,
+        project: Option<(Slice, Matrix)>,
+    ) -> (Matrix, NormSaved) {
         let y = matrix(rec, label, rows, self.width);
         let rstd = rec.floats(&format!("{label}.rstd"), rec.capacity(rows) as u64);
         let weight = rec.external(&self.weight);
-        rms_norm(rec, label, rows, x, weight, self.eps, y, rstd);
+        rms_norm(rec, label, rows, x, weight, self.eps, y, rstd, project);
         (y, NormSaved { x, rstd })
     }
 

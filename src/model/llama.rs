@@ -8,11 +8,12 @@ use crate::gpu::{Gpu, Recording, Rows, Slice};
 use crate::kernels::Matrix;
 use crate::kernels::attention::AttentionShape;
 use crate::kernels::embedding::embedding;
+use crate::kernels::segments::Layout;
 use crate::layers::{
     Attention, AttentionSaved, BatchView, Frozen, Head, KvCache, Linear, Loader, Mlp, MlpSaved, NormSaved, RmsNorm,
     Rope, matrix,
 };
-use crate::lora::{AdapterView, ModuleShape};
+use crate::lora::{AdapterView, ModuleGroup, ModuleShape};
 
 /// Tensors that some files carry and no llama reads: tables that the engine makes itself.
 const IGNORED: [&str; 1] = ["rotary_emb.inv_freq"];
@@ -34,28 +35,41 @@ struct Layer {
     mlp: Mlp,
 }
 
+/// What the backward pass reads of a layer: what its halves read and left, and what they kept.
 struct LayerSaved {
-    input_layernorm: NormSaved,
-    self_attn: AttentionSaved,
-    post_attention_layernorm: NormSaved,
-    mlp: MlpSaved,
+    x: Matrix,
+    mid: Matrix,
+    self_attn: (NormSaved, AttentionSaved),
+    mlp: (NormSaved, MlpSaved),
 }
 
 impl Llama {
     pub(super) async fn load(gpu: &Gpu, config: Config, context_length: usize, mut loader: Loader<'_>) -> Result<Self> {
         let Config { hidden_size, intermediate_size, vocab_size, head_dim, rms_norm_eps, .. } = config;
         let (n_heads, n_kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let (q_width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
         let embed_tokens = loader.frozen("model.embed_tokens.weight", vocab_size, hidden_size).await?;
         let mut layers = vec![];
         for layer in 0..config.num_hidden_layers {
             let path = |module: &str| format!("model.layers.{layer}.{module}");
+            let shape =
+                |module: &str, out_features, in_features| ModuleShape { name: path(module), in_features, out_features };
             layers.push(Layer {
                 input_layernorm: loader.rms_norm(&path("input_layernorm"), hidden_size, rms_norm_eps).await?,
                 self_attn: Attention {
-                    q_proj: loader.linear(&path("self_attn.q_proj"), n_heads * head_dim, hidden_size).await?,
-                    k_proj: loader.linear(&path("self_attn.k_proj"), n_kv_heads * head_dim, hidden_size).await?,
-                    v_proj: loader.linear(&path("self_attn.v_proj"), n_kv_heads * head_dim, hidden_size).await?,
-                    o_proj: loader.linear(&path("self_attn.o_proj"), hidden_size, n_heads * head_dim).await?,
+                    qkv_proj: loader
+                        .linear(
+                            vec![
+                                shape("self_attn.q_proj", q_width, hidden_size),
+                                shape("self_attn.k_proj", kv_width, hidden_size),
+                                shape("self_attn.v_proj", kv_width, hidden_size),
+                            ],
+                            Layout::SideBySide,
+                        )
+                        .await?,
+                    o_proj: loader
+                        .linear(vec![shape("self_attn.o_proj", hidden_size, q_width)], Layout::SideBySide)
+                        .await?,
                     shape: AttentionShape {
                         n_heads,
                         n_kv_heads,
@@ -68,9 +82,18 @@ impl Llama {
                     .rms_norm(&path("post_attention_layernorm"), hidden_size, rms_norm_eps)
                     .await?,
                 mlp: Mlp {
-                    gate_proj: loader.linear(&path("mlp.gate_proj"), intermediate_size, hidden_size).await?,
-                    up_proj: loader.linear(&path("mlp.up_proj"), intermediate_size, hidden_size).await?,
-                    down_proj: loader.linear(&path("mlp.down_proj"), hidden_size, intermediate_size).await?,
+                    gate_up_proj: loader
+                        .linear(
+                            vec![
+                                shape("mlp.gate_proj", intermediate_size, hidden_size),
+                                shape("mlp.up_proj", intermediate_size, hidden_size),
+                            ],
+                            Layout::Interleaved,
+                        )
+                        .await?,
+                    down_proj: loader
+                        .linear(vec![shape("mlp.down_proj", hidden_size, intermediate_size)], Layout::SideBySide)
+                        .await?,
                 },
             });
         }
@@ -118,7 +141,7 @@ impl Llama {
     fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(|layer| {
             let (attn, mlp) = (&layer.self_attn, &layer.mlp);
-            [&attn.q_proj, &attn.k_proj, &attn.v_proj, &attn.o_proj, &mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]
+            [&attn.qkv_proj, &attn.o_proj, &mlp.gate_up_proj, &mlp.down_proj]
         })
     }
 }
@@ -133,17 +156,37 @@ impl Layer {
         cache: Option<(&KvCache, usize)>,
         x: Matrix,
     ) -> (Matrix, LayerSaved) {
-        let mid = matrix(rec, "mid", Rows::TOKENS, x.width);
-        rec.copy(x.slice, mid.slice);
-        let (normed, input_layernorm) = self.input_layernorm.forward(rec, "input_layernorm", Rows::TOKENS, x);
-        let self_attn =
-            rec.scope("self_attn", |rec| self.self_attn.forward(rec, adapter, batch, rope, cache, normed, mid));
-        let out = matrix(rec, "out", Rows::TOKENS, x.width);
-        rec.copy(mid.slice, out.slice);
-        let (normed, post_attention_layernorm) =
-            self.post_attention_layernorm.forward(rec, "post_attention_layernorm", Rows::TOKENS, mid);
-        let mlp = rec.scope("mlp", |rec| self.mlp.forward(rec, adapter, normed, out));
-        (out, LayerSaved { input_layernorm, self_attn, post_attention_layernorm, mlp })
+        let self_attn = self.attend(rec, batch, adapter, rope, cache, x);
+        let mid = rec.scope("self_attn", |rec| self.self_attn.output(rec, adapter, &self_attn.1, x));
+        let mlp = self.feed_forward(rec, adapter, mid);
+        let out = rec.scope("mlp", |rec| self.mlp.output(rec, adapter, &mlp.1, mid));
+        (out, LayerSaved { x, mid, self_attn, mlp })
+    }
+
+    /// The first half of the layer, up to its last linear.
+    fn attend(
+        &self,
+        rec: &mut Recording,
+        batch: &BatchView,
+        adapter: &AdapterView,
+        rope: &Rope,
+        cache: Option<(&KvCache, usize)>,
+        x: Matrix,
+    ) -> (NormSaved, AttentionSaved) {
+        let attention = &self.self_attn;
+        let xa = attention.low_rank(rec, adapter, "self_attn.xa");
+        let project = attention.projection(adapter, xa);
+        let (normed, norm) = self.input_layernorm.forward(rec, "input_layernorm", Rows::TOKENS, x, project);
+        (norm, rec.scope("self_attn", |rec| attention.inner(rec, adapter, batch, rope, cache, normed, xa)))
+    }
+
+    /// The second half of the layer, up to its last linear.
+    fn feed_forward(&self, rec: &mut Recording, adapter: &AdapterView, mid: Matrix) -> (NormSaved, MlpSaved) {
+        let xa = self.mlp.low_rank(rec, adapter, "mlp.xa");
+        let project = self.mlp.projection(adapter, xa);
+        let norm = &self.post_attention_layernorm;
+        let (normed, norm) = norm.forward(rec, "post_attention_layernorm", Rows::TOKENS, mid, project);
+        (norm, rec.scope("mlp", |rec| self.mlp.inner(rec, adapter, normed, xa)))
     }
 
     /// `d` is the gradient on the layer's output and becomes that on its input, unless nothing below needs it.
@@ -158,23 +201,16 @@ impl Layer {
         needs_dx: bool,
     ) {
         let needs_mid = needs_dx || self.self_attn.is_adapted(adapter);
-        let d_normed = rec.scope("mlp", |rec| self.mlp.backward(rec, adapter, &saved.mlp, d, needs_mid));
+        let (norm, mlp) = saved.mlp;
+        let d_normed = rec.scope("mlp", |rec| self.mlp.backward(rec, adapter, &mlp, d, needs_mid));
         let Some(d_normed) = d_normed else { return };
-        let norm = &self.post_attention_layernorm;
-        norm.backward(
-            rec,
-            "post_attention_layernorm",
-            Rows::TOKENS,
-            &saved.post_attention_layernorm,
-            d_normed,
-            d,
-            true,
-        );
-        let d_normed = rec.scope("self_attn", |rec| {
-            self.self_attn.backward(rec, adapter, batch, rope, &saved.self_attn, d, needs_dx)
-        });
+        let label = "post_attention_layernorm";
+        self.post_attention_layernorm.backward(rec, label, Rows::TOKENS, &norm, d_normed, d, true);
+        let (norm, self_attn) = saved.self_attn;
+        let d_normed =
+            rec.scope("self_attn", |rec| self.self_attn.backward(rec, adapter, batch, rope, &self_attn, d, needs_dx));
         let Some(d_normed) = d_normed else { return };
-        self.input_layernorm.backward(rec, "input_layernorm", Rows::TOKENS, &saved.input_layernorm, d_normed, d, true);
+        self.input_layernorm.backward(rec, "input_layernorm", Rows::TOKENS, &norm, d_normed, d, true);
     }
 
     fn is_adapted(&self, adapter: &AdapterView) -> bool {
@@ -187,13 +223,8 @@ impl Architecture for Llama {
         &self.config
     }
 
-    fn modules(&self) -> Vec<ModuleShape> {
-        let shape = |linear: &Linear| ModuleShape {
-            name: linear.name.clone(),
-            in_features: linear.weight.cols(),
-            out_features: linear.weight.rows(),
-        };
-        self.linears().map(shape).collect()
+    fn modules(&self) -> Vec<ModuleGroup> {
+        self.linears().map(|linear| ModuleGroup { modules: linear.modules.clone(), layout: linear.layout }).collect()
     }
 
     fn context_length(&self) -> usize {

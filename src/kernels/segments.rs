@@ -1,0 +1,90 @@
+//! Linears that read the same matrix, and so share one product: where the columns of each lie in what they write.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::stride;
+
+/// Most linears of one product.
+pub const MAX_SEGMENTS: usize = 4;
+const NO_SLOT: u32 = u32::MAX;
+
+/// How linears lie in one output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One after the other, each from a multiple of eight columns on.
+    SideBySide,
+    /// Two of one width, by turns of four columns, so that one thread has the same columns of both.
+    Interleaved,
+}
+
+impl Layout {
+    /// Columns of the output, pads included, for linears of these widths.
+    pub fn width(self, widths: &[usize]) -> usize {
+        widths.iter().map(|&width| stride(width)).sum()
+    }
+
+    /// The output's column for column `column` of linear `index`.
+    pub fn column(self, widths: &[usize], index: usize, column: usize) -> usize {
+        match self {
+            Self::SideBySide => self.width(&widths[..index]) + column,
+            Self::Interleaved => column / 4 * 8 + 4 * index + column % 4,
+        }
+    }
+}
+
+/// `struct Segments` of `shaders/shared/segments.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(super) struct SegmentsParams {
+    ends: [u32; MAX_SEGMENTS],
+    slots: [u32; MAX_SEGMENTS],
+}
+
+/// The linears of a product and which of them are adapted. Low-rank columns (of `x Aᵀ` and its gradient) exist for the
+/// adapted ones only, [`stride`]`(r)` for each, in order: their slots.
+#[derive(Debug, Clone, Copy)]
+pub struct Segments {
+    n: usize,
+    layout: Layout,
+    rank: usize,
+    pub(super) params: SegmentsParams,
+}
+
+impl Segments {
+    /// Linears of these output widths, of which those `adapted` have an adapter of rank `r`.
+    pub fn new(layout: Layout, widths: &[usize], adapted: &[bool], r: usize) -> Self {
+        assert!(widths.len() <= MAX_SEGMENTS && widths.len() == adapted.len(), "linears of a product");
+        let mut params = SegmentsParams { ends: [u32::MAX; MAX_SEGMENTS], slots: [NO_SLOT; MAX_SEGMENTS] };
+        let mut n_slots = 0;
+        for (index, adapted) in adapted.iter().enumerate() {
+            // The last one has no end: a column past it does not exist.
+            if index + 1 < widths.len() {
+                params.ends[index] = layout.width(&widths[..=index]) as u32;
+            }
+            if *adapted {
+                params.slots[index] = (n_slots * stride(r) / 4) as u32;
+                n_slots += 1;
+            }
+        }
+        Self { n: widths.len(), layout, rank: n_slots * stride(r), params }
+    }
+
+    /// One linear, adapted with rank `r`.
+    pub fn one(r: usize) -> Self {
+        Self::new(Layout::SideBySide, &[0], &[true], r)
+    }
+
+    /// Low-rank columns of all slots.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// What the shaders are told: how many, and whether interleaved.
+    pub(super) fn constants(&self) -> [(&'static str, u32); 2] {
+        [("N_SEGMENTS", self.n as u32), ("INTERLEAVED", self.is_interleaved())]
+    }
+
+    pub(super) fn is_interleaved(&self) -> u32 {
+        u32::from(self.layout == Layout::Interleaved)
+    }
+}
