@@ -18,6 +18,7 @@ mod tokenizer_files;
 pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
 pub use chat_template::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Tensor};
+pub(crate) use dtype::k_scale;
 pub use dtype::{DType, dequantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;

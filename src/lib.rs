@@ -44,8 +44,9 @@
 //!
 //! **Frozen weights stay as the file has them.** Block types are repacked once (scales apart, eight columns to aligned
 //! words) and dequantised where a product loads them, in both directions. Q4_0 and Q4_1 share a layout, as do Q5_0 and
-//! Q5_1: the zero point becomes a minimum, exactly. llama.cpp's row order of q and k is undone while loading, so an
-//! adapter trained on a GGUF fits the original model. A weight over the binding limit is cut into parts.
+//! Q5_1: the zero point becomes a minimum, exactly. Q4_K and Q5_K lie as these do, with scales of their own.
+//! llama.cpp's row order of q and k is undone while loading, so an adapter trained on a GGUF fits the original model. A
+//! weight over the binding limit is cut into parts.
 //!
 //! **LoRA is part of the linear.** `y = x Wᵀ + s (x Aᵀ) Bᵀ` is one product whose sum runs on for `r` more terms, and so
 //! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform.

@@ -8,7 +8,8 @@ mod writer;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture, MemorySource, dequantize};
+use safetensors::SafeTensors;
+use web_lora::io::{ByteSource, Checkpoint, DType, LocalBoxFuture, MemorySource, dequantize};
 use web_lora::{Error, Result};
 use writer::{Item, Writer, small_model, text};
 
@@ -43,6 +44,30 @@ fn a_small_model_is_read() {
         }
         let missing = model.tensor("lm_head.weight").unwrap_err().to_string();
         assert_eq!(missing, "models/small.gguf: the tensor 'lm_head.weight' is missing");
+    }
+}
+
+/// Every type under its number in `enum ggml_type` of `ggml.h`: blocks of each come out of a file with their values.
+#[test]
+fn every_type_is_read() {
+    let fixture = SafeTensors::deserialize(include_bytes!("fixtures/quants/quants.safetensors")).unwrap();
+    let kinds = [0, 1, 30, 2, 3, 6, 7, 8, 12, 13, 14];
+    let mut writer = small_model();
+    for (dtype, kind) in DType::ALL.into_iter().zip(kinds) {
+        let blocks = fixture.tensor(&format!("{dtype}.blocks")).unwrap();
+        let dims = [dtype.block_len() as u64, blocks.shape()[0] as u64];
+        writer.tensors.push(Item::new(&dtype.to_string(), &dims, kind, blocks.data().to_vec()));
+    }
+    let model = open(writer.bytes()).unwrap();
+    for dtype in DType::ALL {
+        let tensor = model.tensor(&dtype.to_string()).unwrap();
+        assert_eq!((tensor.dtype, tensor.shape.as_slice()), (dtype, [64, dtype.block_len()].as_slice()));
+        let values: Vec<u8> = pollster::block_on(model.read_f32(&tensor.name))
+            .unwrap()
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        assert_eq!(values, fixture.tensor(&format!("{dtype}.values")).unwrap().data(), "{dtype}");
     }
 }
 
@@ -150,7 +175,7 @@ const BROKEN: &[Case] = &[
     ("size beyond the file", |w| w.tensors[1].dims = vec![1 << 40], "lies past its end"),
     ("type withdrawn", |w| w.tensors[0].kind = 4, "has the unknown type 4"),
     ("type -1", |w| w.tensors[0].kind = u32::MAX, "unknown type 4294967295"),
-    ("type Q4_K", |w| w.tensors[0].kind = 12, "tensor type Q4_K is not supported: tensor 'token_embd.weight'"),
+    ("type Q3_K", |w| w.tensors[0].kind = 11, "tensor type Q3_K is not supported: tensor 'token_embd.weight'"),
     ("type I32", |w| w.tensors[0].kind = 26, "tensor type I32 is not supported"),
     ("offset unaligned", |w| w.tensors[1].offset = Some(33), "begins at 33, no multiple of 32"),
     ("offset at the end", |w| w.tensors[1].offset = Some(1 << 40), "lies past its end"),

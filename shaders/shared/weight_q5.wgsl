@@ -1,7 +1,6 @@
-// Q5_0 and Q5_1: w = d·q + m with q of 5 bits, (d, m) f16 for each 32 columns (Q5_0 has m = -16 d).
-// Five u32 a block: four of nibbles as in weight_q4.wgsl, then the fifth bits of all 32 columns in order.
+// Q5_0, Q5_1 and Q5_K: w = d·q + m with q of 5 bits, (d, m) the same for 32 columns: see scales_f16.wgsl and
+// scales_k.wgsl. Five u32 for 32 columns: four of nibbles as in weight_q4.wgsl, then their fifth bits in order.
 @group(0) @binding(2) var<storage, read> w_quants: array<u32>;
-@group(0) @binding(3) var<storage, read> w_scales: array<u32>;
 
 fn weight_pair(row: u32, k8: u32) -> Pair {
     let at = row * params.k8 + k8;
@@ -11,6 +10,6 @@ fn weight_pair(row: u32, k8: u32) -> Pair {
     let h = vec4<u32>(w_quants[block * 5u + 4u] >> (word * 8u)) >> vec4<u32>(0u, 1u, 2u, 3u);
     let lo = (q & vec4<u32>(15u)) | ((h & vec4<u32>(1u)) << vec4<u32>(4u));
     let hi = ((q >> vec4<u32>(16u)) & vec4<u32>(15u)) | (h & vec4<u32>(16u));
-    let dm = unpack2x16float(w_scales[block]);
+    let dm = scale_and_minimum(block);
     return Pair(dm.x * vec4<f32>(lo) + dm.y, dm.x * vec4<f32>(hi) + dm.y);
 }

@@ -27,13 +27,17 @@ pub enum DType {
     Q5_1,
     /// 32 × 8 bits, `d q`.
     Q8_0,
+    /// 256 × 4 bits in 8 groups with a scale and a minimum each, `d s q - dmin m`.
+    Q4_K,
+    /// 256 × 5 bits in 8 groups with a scale and a minimum each, `d s q - dmin m`.
+    Q5_K,
     /// 256 × 6 bits in 16 groups with a scale each, `d s (q - 32)`.
     Q6_K,
 }
 
 impl DType {
     /// Every format there is.
-    pub const ALL: [DType; 9] = [
+    pub const ALL: [DType; 11] = [
         DType::F32,
         DType::F16,
         DType::BF16,
@@ -42,6 +46,8 @@ impl DType {
         DType::Q5_0,
         DType::Q5_1,
         DType::Q8_0,
+        DType::Q4_K,
+        DType::Q5_K,
         DType::Q6_K,
     ];
 
@@ -50,7 +56,7 @@ impl DType {
         match self {
             DType::F32 | DType::F16 | DType::BF16 => 1,
             DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q8_0 => 32,
-            DType::Q6_K => 256,
+            DType::Q4_K | DType::Q5_K | DType::Q6_K => 256,
         }
     }
 
@@ -64,6 +70,8 @@ impl DType {
             DType::Q5_0 => 2 + 4 + 16,
             DType::Q5_1 => 4 + 4 + 16,
             DType::Q8_0 => 2 + 32,
+            DType::Q4_K => 4 + 12 + 128,
+            DType::Q5_K => 4 + 12 + 32 + 128,
             DType::Q6_K => 128 + 64 + 16 + 2,
         }
     }
@@ -111,6 +119,12 @@ pub fn dequantize(dtype: DType, blocks: &[u8]) -> Vec<f32> {
                 let d = half_at(block, 0);
                 values.extend(block[2..].iter().map(|&q| d * f32::from(q as i8)));
             }
+            DType::Q4_K => dequantize_k(block, block[16..].chunks_exact(32).flat_map(nibbles), &mut values),
+            DType::Q5_K => {
+                let (high, quants) = (&block[16..48], block[48..].chunks_exact(32).flat_map(nibbles));
+                let quants = quants.enumerate().map(|(i, q)| q | (high[i % 32] >> (i / 32) & 1) << 4);
+                dequantize_k(block, quants, &mut values);
+            }
             DType::Q6_K => dequantize_q6_k(block, &mut values),
         }
     }
@@ -129,6 +143,24 @@ fn nibbles(quants: &[u8]) -> impl Iterator<Item = u8> {
 /// As [`nibbles`], with the fifth bits of all 32 elements in `high`.
 fn five_bits(high: &[u8], quants: &[u8]) -> impl Iterator<Item = u8> {
     nibbles(quants).enumerate().map(move |(i, q)| q | (high[i / 8] >> (i % 8) & 1) << 4)
+}
+
+/// d, dmin, and 12 bytes of scales and minima, for 256 `quants`.
+fn dequantize_k(block: &[u8], quants: impl Iterator<Item = u8>, values: &mut Vec<f32>) {
+    let (d, dmin, packed) = (half_at(block, 0), half_at(block, 2), &block[4..16]);
+    for (i, q) in quants.enumerate() {
+        let [scale, minimum] = k_scale(packed, i / 32);
+        values.push(d * f32::from(scale) * f32::from(q) - dmin * f32::from(minimum));
+    }
+}
+
+/// Scale and minimum, 6 bits each, of the group `at` of a Q4_K or Q5_K block. Those of groups 0 to 3 are the low bits
+/// of bytes 0 to 7; groups 4 to 7 have their low bits in bytes 8 to 11 and their upper two in what those eight leave.
+pub(crate) fn k_scale(packed: &[u8], at: usize) -> [u8; 2] {
+    match at {
+        0..4 => [packed[at] & 63, packed[at + 4] & 63],
+        _ => [packed[at + 4] & 15 | packed[at - 4] >> 6 << 4, packed[at + 4] >> 4 | packed[at] >> 6 << 4],
+    }
 }
 
 /// ql 128 bytes (low 4 bits), qh 64 (high 2 bits), 16 scales of i8, d: two halves of 128 elements, each in four

@@ -1,8 +1,9 @@
 //! Frozen weights as the GPU holds them: the file's own numbers, repacked so that eight neighbouring columns load from
-//! aligned words, scales apart from quants. `shaders/shared/weight_<format>.wgsl` reads each format.
+//! aligned words, scales apart from quants. `shaders/shared/weight_<format>.wgsl` reads each format, with one of
+//! `scales_<kind>.wgsl` where formats differ only in those.
 
 use crate::gpu::Slice;
-use crate::io::DType;
+use crate::io::{DType, k_scale};
 
 /// How a weight lies in GPU memory. Block types that differ only in their zero point share a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +20,10 @@ pub enum WeightFormat {
     Q5,
     /// 8 bits, scale for 32.
     Q8,
+    /// As Q4, but 6-bit scales and minima, and a factor of each for 256.
+    Q4K,
+    /// As Q5, but 6-bit scales and minima, and a factor of each for 256.
+    Q5K,
     /// 6 bits, scale for 16.
     Q6K,
 }
@@ -33,20 +38,27 @@ impl WeightFormat {
             DType::Q4_0 | DType::Q4_1 => Self::Q4,
             DType::Q5_0 | DType::Q5_1 => Self::Q5,
             DType::Q8_0 => Self::Q8,
+            DType::Q4_K => Self::Q4K,
+            DType::Q5_K => Self::Q5K,
             DType::Q6_K => Self::Q6K,
         }
     }
 
     /// The shader code that reads it.
     pub(crate) fn shader(self) -> &'static str {
+        macro_rules! joined {
+            ($($name:literal),+) => { concat!($(include_str!(concat!("../../shaders/shared/", $name, ".wgsl"))),+) };
+        }
         match self {
-            Self::F32 => include_str!("../../shaders/shared/weight_f32.wgsl"),
-            Self::F16 => include_str!("../../shaders/shared/weight_f16.wgsl"),
-            Self::BF16 => include_str!("../../shaders/shared/weight_bf16.wgsl"),
-            Self::Q4 => include_str!("../../shaders/shared/weight_q4.wgsl"),
-            Self::Q5 => include_str!("../../shaders/shared/weight_q5.wgsl"),
-            Self::Q8 => include_str!("../../shaders/shared/weight_q8.wgsl"),
-            Self::Q6K => include_str!("../../shaders/shared/weight_q6_k.wgsl"),
+            Self::F32 => joined!("weight_f32"),
+            Self::F16 => joined!("weight_f16"),
+            Self::BF16 => joined!("weight_bf16"),
+            Self::Q4 => joined!("weight_q4", "scales_f16"),
+            Self::Q5 => joined!("weight_q5", "scales_f16"),
+            Self::Q8 => joined!("weight_q8"),
+            Self::Q4K => joined!("weight_q4", "scales_k"),
+            Self::Q5K => joined!("weight_q5", "scales_k"),
+            Self::Q6K => joined!("weight_q6_k"),
         }
     }
 
@@ -58,6 +70,8 @@ impl WeightFormat {
             Self::Q4 => (cols / 32 * 16, cols / 32 * 4),
             Self::Q5 => (cols / 32 * 20, cols / 32 * 4),
             Self::Q8 => (cols / 32 * 32, cols / 32 * 2),
+            Self::Q4K => (cols / 256 * 128, cols / 256 * 20),
+            Self::Q5K => (cols / 256 * 160, cols / 256 * 20),
             Self::Q6K => (cols / 256 * 192, cols / 256 * 20),
         };
         (values as u64, scales as u64)
@@ -137,6 +151,14 @@ pub fn repack(dtype: DType, blocks: &[u8], cols: usize) -> (Vec<u8>, Vec<u8>) {
                 scales.extend_from_slice(&block[..2]);
                 values.extend_from_slice(&block[2..]);
             }
+            DType::Q4_K => {
+                repack_k_scales(block, &mut scales);
+                values.extend(block[16..].chunks_exact(32).flat_map(nibbles));
+            }
+            DType::Q5_K => {
+                repack_k_scales(block, &mut scales);
+                repack_q5_k(block, &mut values);
+            }
             DType::Q6_K => {
                 repack_q6_k(block, &mut values);
                 scales.extend_from_slice(&block[192..210]);
@@ -157,13 +179,28 @@ fn scale_and_minimum(block: &[u8], zero: f32) -> [u8; 4] {
     [d[0], d[1], m[0], m[1]]
 }
 
-/// ggml keeps elements 0-15 in the low halves of sixteen bytes and 16-31 in the high ones; here they lie in order,
-/// the first of two in the low half.
-fn nibbles(quants: &[u8]) -> [u8; 16] {
-    std::array::from_fn(|byte| {
-        let element = |at: usize| if at < 16 { quants[at] & 15 } else { quants[at - 16] >> 4 };
-        element(2 * byte) | element(2 * byte + 1) << 4
-    })
+/// ggml keeps the first half of the elements in the low halves of the bytes and the second in the high ones; here they
+/// lie in order, the first of two in the low half.
+fn nibbles(quants: &[u8]) -> impl Iterator<Item = u8> {
+    let pairs = quants.as_chunks().0.iter();
+    pairs.clone().map(|[a, b]| a & 15 | b << 4).chain(pairs.map(|[a, b]| a >> 4 | b & 0xf0))
+}
+
+/// d and -dmin, then scale and minimum of each 32 columns, a byte each.
+fn repack_k_scales(block: &[u8], scales: &mut Vec<u8>) {
+    scales.extend_from_slice(&[block[0], block[1], block[2], block[3] ^ 0x80]);
+    scales.extend((0..8).flat_map(|at| k_scale(&block[4..16], at)));
+}
+
+/// As Q5_0 and Q5_1: sixteen bytes of nibbles, then four of fifth bits, eight times. In the file one byte has the fifth
+/// bits of columns that lie 32 apart.
+fn repack_q5_k(block: &[u8], values: &mut Vec<u8>) {
+    let (high, quants) = (&block[16..48], &block[48..]);
+    let mut quants = quants.chunks_exact(32).flat_map(nibbles);
+    for at in 0..8 {
+        values.extend(quants.by_ref().take(16));
+        values.extend(high.chunks_exact(8).map(|lanes| (0..8).fold(0, |bits, i| bits | (lanes[i] >> at & 1) << i)));
+    }
 }
 
 /// 128 bytes of low nibbles and 64 of high pairs, both in the order of the elements.
@@ -198,6 +235,10 @@ pub(crate) fn random_blocks(dtype: DType, n_elements: usize, seed: u64) -> Vec<u
             DType::Q4_1 | DType::Q5_1 => {
                 block[..2].copy_from_slice(&scale);
                 block[2..4].copy_from_slice(&half::f16::from_f32(value / 10.0).to_le_bytes());
+            }
+            DType::Q4_K | DType::Q5_K => {
+                block[..2].copy_from_slice(&half::f16::from_f32(value / 1000.0).to_le_bytes());
+                block[2..4].copy_from_slice(&scale);
             }
             DType::Q6_K => block[208..].copy_from_slice(&half::f16::from_f32(value / 1000.0).to_le_bytes()),
         }
