@@ -15,6 +15,7 @@ pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
