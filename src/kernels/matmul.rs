@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
 use super::weight::Weight;
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
 
 /// `struct Params` of `shaders/shared/product.wgsl`.
 #[repr(C)]
@@ -81,7 +81,7 @@ pub fn matmul(
 ) {
     assert_eq!(x.width, w.cols, "{label}: columns of x and of the weight");
     let params = MatmulParams::new(rows, x, w, tail, y, write);
-    dispatch(rec, label, "matmul", include_str!("../../shaders/matmul.wgsl"), params, x, w, tail, y, w.rows);
+    dispatch(rec, label, Direction::Forward, params, x, w, tail, y, w.rows);
 }
 
 /// `y[t, k] = Σ_j x[t, w.first_row + j] w[j, k]` plus the tail: the gradient on a linear's input from that on its output.
@@ -99,15 +99,19 @@ pub fn matmul_transposed(
 ) {
     assert_eq!(y.width, w.cols, "{label}: columns of y and of the weight");
     let params = MatmulParams::new(rows, x, w, tail, y, write);
-    let kernel = include_str!("../../shaders/matmul_transposed.wgsl");
-    dispatch(rec, label, "matmul_transposed", kernel, params, x, w, tail, y, w.cols);
+    dispatch(rec, label, Direction::Transposed, params, x, w, tail, y, w.cols);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Direction {
+    Forward,
+    Transposed,
 }
 
 fn dispatch(
     rec: &mut Recording,
     label: &str,
-    name: &'static str,
-    kernel: &str,
+    direction: Direction,
     params: MatmulParams,
     x: Matrix,
     w: &Weight,
@@ -120,28 +124,57 @@ fn dispatch(
         Some(_) => include_str!("../../shaders/shared/tail_lora.wgsl"),
         None => include_str!("../../shaders/shared/tail_none.wgsl"),
     };
-    let (rows_per_thread, rows_shader) = match rec.capacity(params.rows) {
+    let capacity = rec.capacity(params.rows);
+    // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
+    let down = y_cols <= 64;
+    let tiled = rec.variant() != Variant::Direct && capacity > 1 && !down;
+    // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
+    // as much for the same products. It also takes four times as long to compile, which a small product never repays.
+    let side = if !tiled && capacity >= 64 && y_cols >= 128 { 2 } else { 1 };
+    let workgroup: u32 = if down || side == 2 { 16 } else { 64 };
+    let (rows_per_thread, rows_shader) = match capacity {
         1 => (1, include_str!("../../shaders/shared/rows_1.wgsl")),
         _ => (8, include_str!("../../shaders/shared/rows_8.wgsl")),
     };
-    let parts = [
+    let mut parts = vec![
         include_str!("../../shaders/shared/weight.wgsl"),
         w.format.shader(),
         include_str!("../../shaders/shared/product.wgsl"),
         tail_shader,
         rows_shader,
-        kernel,
     ];
-    // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
-    let down = y_cols <= 64;
-    let workgroup: u32 = if down { 16 } else { 64 };
-    let shader = Shader::new(name, &[("WORKGROUP", workgroup), ("DOWN", u32::from(down))], &parts);
+    if tiled {
+        // Gradients would vanish in f16: the way back keeps f32.
+        parts.push(match direction {
+            Direction::Forward if rec.variant() == Variant::TiledF16 => {
+                include_str!("../../shaders/shared/value_f16.wgsl")
+            }
+            _ => include_str!("../../shaders/shared/value_f32.wgsl"),
+        });
+        parts.push(include_str!("../../shaders/shared/tiles.wgsl"));
+    }
+    let (name, kernel) = match (direction, tiled) {
+        (Direction::Forward, false) => ("matmul", include_str!("../../shaders/matmul.wgsl")),
+        (Direction::Forward, true) => ("matmul_tiled", include_str!("../../shaders/matmul_tiled.wgsl")),
+        (Direction::Transposed, false) => ("matmul_transposed", include_str!("../../shaders/matmul_transposed.wgsl")),
+        (Direction::Transposed, true) => {
+            ("matmul_transposed_tiled", include_str!("../../shaders/matmul_transposed_tiled.wgsl"))
+        }
+    };
+    parts.push(kernel);
+    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), ("SIDE", side)];
+    let shader = Shader::new(name, &constants, &parts);
     let bindings: Vec<Slice> =
         w.bindings().chain([x.slice, y.slice]).chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w])).collect();
     let flops_per_row = 2 * (w.rows * w.cols + rank * y_cols) as u64;
-    let rows = |threads| Extent::Rows { rows: params.rows, per: rows_per_thread * threads };
-    let columns = |threads| Extent::cover(y_cols as u32, 8 * threads);
-    let grid = if down { [rows(workgroup), columns(1)] } else { [columns(workgroup), rows(1)] };
+    // Rows and columns of a workgroup.
+    let (tall, wide) = match (tiled, down) {
+        (true, _) => (64, 64),
+        (false, true) => (side * rows_per_thread * workgroup, side * 8),
+        (false, false) => (side * rows_per_thread, side * 8 * workgroup),
+    };
+    let (rows, columns) = (Extent::Rows { rows: params.rows, per: tall }, Extent::cover(y_cols as u32, wide));
+    let grid = if down { [rows, columns] } else { [columns, rows] };
     let grid = [grid[0], grid[1], Extent::Fixed(1)];
     rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, flops_per_row));
 }
@@ -335,6 +368,9 @@ mod tests {
             cases.push(case(transposed, DType::F32, t, n, k, rank, Write::Replace));
             cases.push(case(transposed, DType::F32, t, n, k, rank, Write::Add));
         }
+        // Large enough for four blocks a thread, with a block of rows and one of columns left over.
+        cases.push(case(transposed, DType::F32, 73, 137, 150, 5, Write::Add));
+        cases.push(case(transposed, DType::Q4_1, 65, 150, 160, 8, Write::Replace));
         // SmolLM2's down_proj and its head's width.
         cases.push(case(transposed, DType::Q4_1, 16, 576, 1536, 8, Write::Add));
         cases.push(case(transposed, DType::Q8_0, 3, 49152, 576, 0, Write::Replace));
@@ -342,6 +378,26 @@ mod tests {
         cases
     }
 
-    kernel_test!(matmul_matches, cases(false));
-    kernel_test!(matmul_transposed_matches, cases(true));
+    fn variant_cases(transposed: bool, variant: Variant) -> Vec<Case> {
+        cases(transposed).into_iter().map(|case| case.variant(variant)).collect()
+    }
+
+    kernel_test!(matmul_matches, variant_cases(false, Variant::Direct));
+    kernel_test!(matmul_transposed_matches, variant_cases(true, Variant::Direct));
+    /// f16 rounds 8,192 times as coarsely, but the sums are f32: their share of the tolerance stays as it is.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[test]
+    fn matmul_tiled_f16_matches() {
+        let options = crate::gpu::DeviceOptions { variant: Some(Variant::TiledF16), ..Default::default() };
+        match pollster::block_on(crate::gpu::Gpu::request(options)) {
+            Ok(gpu) => {
+                let cases = variant_cases(false, Variant::TiledF16).into_iter().map(|case| case.loosened(1024.0));
+                pollster::block_on(check_on(&gpu, cases.collect()));
+            }
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+
+    kernel_test!(matmul_tiled_matches, variant_cases(false, Variant::Tiled));
+    kernel_test!(matmul_transposed_tiled_matches, variant_cases(true, Variant::Tiled));
 }
