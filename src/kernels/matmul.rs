@@ -127,11 +127,20 @@ fn dispatch(
     let capacity = rec.capacity(params.rows);
     // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
     let down = y_cols <= 64;
-    let tiled = rec.variant() != Variant::Direct && capacity > 1 && !down;
+    let on_gpu = rec.variant() != Variant::Direct;
+    // A single row's sums are too long and too few for a thread each.
+    let split = on_gpu && capacity == 1 && matches!(direction, Direction::Forward);
+    let tiled = on_gpu && capacity > 1 && !down;
     // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
     // as much for the same products. It also takes four times as long to compile, which a small product never repays.
     let side = if !tiled && capacity >= 64 && y_cols >= 128 { 2 } else { 1 };
-    let workgroup: u32 = if down || side == 2 { 16 } else { 64 };
+    let workgroup: u32 = match capacity {
+        _ if split => 32,
+        // Small workgroups share out evenly over the CPU's cores.
+        1 => 8,
+        _ if down || side == 2 => 16,
+        _ => 64,
+    };
     let (rows_per_thread, rows_shader) = match capacity {
         1 => (1, include_str!("../../shaders/shared/rows_1.wgsl")),
         _ => (8, include_str!("../../shaders/shared/rows_8.wgsl")),
@@ -143,6 +152,9 @@ fn dispatch(
         tail_shader,
         rows_shader,
     ];
+    if !tiled && matches!(direction, Direction::Forward) {
+        parts.push(include_str!("../../shaders/shared/weight_columns.wgsl"));
+    }
     if tiled {
         // Gradients would vanish in f16: the way back keeps f32.
         parts.push(match direction {
@@ -154,6 +166,7 @@ fn dispatch(
         parts.push(include_str!("../../shaders/shared/tiles.wgsl"));
     }
     let (name, kernel) = match (direction, tiled) {
+        (Direction::Forward, false) if split => ("matvec", include_str!("../../shaders/matvec.wgsl")),
         (Direction::Forward, false) => ("matmul", include_str!("../../shaders/matmul.wgsl")),
         (Direction::Forward, true) => ("matmul_tiled", include_str!("../../shaders/matmul_tiled.wgsl")),
         (Direction::Transposed, false) => ("matmul_transposed", include_str!("../../shaders/matmul_transposed.wgsl")),
@@ -169,12 +182,13 @@ fn dispatch(
     let flops_per_row = 2 * (w.rows * w.cols + rank * y_cols) as u64;
     // Rows and columns of a workgroup.
     let (tall, wide) = match (tiled, down) {
+        _ if split => (1, 8),
         (true, _) => (64, 64),
         (false, true) => (side * rows_per_thread * workgroup, side * 8),
         (false, false) => (side * rows_per_thread, side * 8 * workgroup),
     };
     let (rows, columns) = (Extent::Rows { rows: params.rows, per: tall }, Extent::cover(y_cols as u32, wide));
-    let grid = if down { [rows, columns] } else { [columns, rows] };
+    let grid = if down && !split { [rows, columns] } else { [columns, rows] };
     let grid = [grid[0], grid[1], Extent::Fixed(1)];
     rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, flops_per_row));
 }
@@ -375,6 +389,11 @@ mod tests {
         cases.push(case(transposed, DType::Q4_1, 16, 576, 1536, 8, Write::Add));
         cases.push(case(transposed, DType::Q8_0, 3, 49152, 576, 0, Write::Replace));
         cases.push(case(transposed, DType::Q4_1, 1, 1536, 576, 8, Write::Replace));
+        // One row of each format, as in generating.
+        for dtype in DType::ALL {
+            let k = if dtype.block_len() == 1 { 333 } else { 512 };
+            cases.push(case(transposed, dtype, 1, 45, k, 20, Write::Add));
+        }
         cases
     }
 
