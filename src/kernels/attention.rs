@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy)]
@@ -102,13 +102,18 @@ pub fn attention(
 ) {
     assert_eq!((q.width, k.width), shape.widths(), "{label}: widths of q and k for {shape:?}");
     assert_eq!((q.width, k.width), (out.width, v.width), "{label}: widths of out and v for {shape:?}");
-    let blocks = shape.query_blocks();
-    let kernel = include_str!("../../shaders/attention.wgsl");
-    let shader = shape.shader("attention", kernel, blocks, &["q", "k", "v"], &["out"]);
     let params = shape.params();
     let rows = params.rows;
-    // One thread for four queries of a key head.
-    let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
+    let (loads, stores) = (["q", "k", "v"], ["out"]);
+    let (shader, workgroups) = if rec.variant() != Variant::Direct && rec.capacity(rows) == 1 && shape.head_dim <= 256 {
+        let kernel = include_str!("../../shaders/attention_row.wgsl");
+        (shape.shader("attention_row", kernel, 1, &loads, &stores), Extent::Fixed(shape.n_heads as u32))
+    } else {
+        // One thread for four queries of a key head.
+        let (blocks, kernel) = (shape.query_blocks(), include_str!("../../shaders/attention.wgsl"));
+        (shape.shader("attention", kernel, blocks, &loads, &stores), Extent::Rows { rows, per: 4 * blocks })
+    };
+    let grid = [workgroups, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, out.slice, lse];
     rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(4)));
 }
@@ -232,5 +237,22 @@ pub(super) mod tests {
             case(shape(4, 1, 128), packed(&[33])),
             case(AttentionShape { scale: 2.0, ..shape(4, 1, 256) }, packed(&[3, 18])),
         ]
+    );
+
+    kernel_test!(
+        attention_row_matches,
+        [
+            (shape(1, 1, 2), 1),
+            (shape(3, 3, 10), 63),
+            (shape(9, 3, 64), 64),
+            (shape(9, 3, 64), 65),
+            (shape(9, 3, 64), 1000),
+            (AttentionShape { sliding_window: Some(1), ..shape(2, 1, 16) }, 9),
+            (AttentionShape { sliding_window: Some(70), ..shape(5, 5, 7) }, 333),
+            (AttentionShape { scale: 2.0, ..shape(4, 1, 256) }, 130),
+            (shape(70, 2, 100), 77),
+        ]
+        .map(|(shape, length)| case(shape, cached(1, length)).variant(Variant::Tiled))
+        .into()
     );
 }
