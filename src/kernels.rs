@@ -11,6 +11,7 @@ pub mod loss_sum;
 #[cfg(test)]
 mod math;
 pub mod matmul;
+pub mod probe;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;

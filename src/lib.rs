@@ -50,6 +50,13 @@
 //! **LoRA is part of the linear.** `y = x Wᵀ + s (x Aᵀ) Bᵀ` is one product whose sum runs on for `r` more terms, and so
 //! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform.
 //!
+//! **Products come in variants, one for each kind of device** ([`gpu::Variant`]). Programs on the CPU (SwiftShader,
+//! lavapipe) load lane by lane, and do best with large register blocks and no workgroup memory; GPUs do best with tiles
+//! in workgroup memory. `kernels::probe` verifies each on the device, times it, and keeps the fastest; the page
+//! remembers that per adapter and build, and `?variant=` or `WEB_LORA_VARIANT` force one. f16 products exist for the
+//! forward pass and are never chosen unasked: what comes out is what PEFT computes. Subgroups would spare software
+//! most of its loads, but wgpu cannot ask browsers for them yet.
+//!
 //! **The head works where it is needed**: rows with a target are gathered, and logits, loss and gradient exist for a
 //! chunk of them at a time.
 //!
@@ -68,8 +75,7 @@
 //!
 //! # What is not here yet
 //!
-//! Kernel variants chosen per device (workgroup tiles, f16, subgroups), recomputing activations under a memory budget,
-//! checkpoints of a run, architectures besides llama, sharded safetensors.
+//! Recomputing activations under a memory budget, checkpoints of a run, architectures besides llama, sharded safetensors.
 
 pub mod data;
 pub mod engine;
