@@ -60,6 +60,10 @@
 //! **The head works where it is needed**: rows with a target are gathered, and logits, loss and gradient exist for a
 //! chunk of them at a time.
 //!
+//! **The next token is chosen on the GPU** and taken up there by the next pass, so the host reads a few bytes a token,
+//! one token behind. Passes of one row have kernels of their own on GPUs: sums shared out over a workgroup, so that the
+//! time is that of reading the weights once.
+//!
 //! **Same seed, same device, same bits.** No float atomics, reductions in a fixed order, random numbers a function of
 //! seed and position. Kernels use their own `exp` and `log` where WGSL's are too coarse.
 //!

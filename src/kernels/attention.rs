@@ -87,8 +87,8 @@ impl AttentionShape {
 /// Attention of the rows of the batch: `q` and `out` are `[n_tokens, n_heads * head_dim]`, `k` and `v`
 /// `[key rows, n_kv_heads * head_dim]`. Row `t` sees key rows `start ..= start + position` of its
 /// [`super::Token`], of those at most the last `sliding_window`; they may be rows of the batch or of a cache.
-/// `lse` `[n_tokens, n_heads]` is kept for the backward pass: the logarithm of the sum of the exponentials of the
-/// scaled scores.
+/// A batch of one row has a kernel of its own on GPUs. `lse` `[n_tokens, n_heads]` is kept for the backward pass: the
+/// logarithm of the sum of the exponentials of the scaled scores.
 pub fn attention(
     rec: &mut Recording,
     label: &str,
