@@ -68,6 +68,7 @@ test-rust:
 	cargo clippy --release --all-targets -- -D warnings
 	cargo clippy --release --target wasm32-unknown-unknown -- -D warnings
 	$(LAVAPIPE) cargo test --release
+	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release --test golden
 
 # The tests that are ignored by default because they need the real model.
 test-model: $(MODEL_FILE)

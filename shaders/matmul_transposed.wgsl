@@ -1,7 +1,32 @@
 // y[t, k] = Σ_j x[t, first + j] w[j, k] + scale · Σ_r tail_x[t, r] tail_w[r, k],  j < n; or y += that.
 //
 // The way back through a frozen weight: x is dy [rows, ..], w [n, k] in any weight format, tail_x and tail_w are LoRA's
-// d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes ROWS rows × 8 columns.
+// d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes SIDE × SIDE blocks of ROWS rows × 8 columns.
+
+// Eight columns of the product, four terms of each.
+struct Weights {
+    left: mat4x4<f32>,
+    right: mat4x4<f32>,
+}
+
+// Rows of w past the last meet columns of x that are zero.
+fn weights(j: u32, k8: u32) -> Weights {
+    let last = params.n - 1u;
+    let w0 = weight_pair(j, k8); let w1 = weight_pair(min(j + 1u, last), k8);
+    let w2 = weight_pair(min(j + 2u, last), k8); let w3 = weight_pair(min(j + 3u, last), k8);
+    return Weights(
+        transpose(mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo)), transpose(mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi)),
+    );
+}
+
+// Four columns of the low-rank term.
+fn tail_weights(r: u32, k4: u32) -> mat4x4<f32> {
+    let last = params.tail_rank - 1u;
+    return (params.tail_scale * step.strength) * transpose(mat4x4<f32>(
+        tail_weight(r, k4), tail_weight(min(r + 1u, last), k4),
+        tail_weight(min(r + 2u, last), k4), tail_weight(min(r + 3u, last), k4),
+    ));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
@@ -11,27 +36,40 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
     if (k8 >= params.k8 || row >= n_rows(params.rows)) {
         return;
     }
-    var block: Block;
-    // Rows of w past the last meet columns of x that are zero.
-    let last = params.n - 1u;
+    // The second block of columns, where there is one.
+    let next8 = min(k8 + 1u, params.k8 - 1u);
+    var b00: Block; var b01: Block; var b10: Block; var b11: Block;
     for (var j = 0u; j < params.n; j += 4u) {
-        let w0 = weight_pair(j, k8);
-        let w1 = weight_pair(min(j + 1u, last), k8);
-        let w2 = weight_pair(min(j + 2u, last), k8);
-        let w3 = weight_pair(min(j + 3u, last), k8);
-        let lo = transpose(mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo));
-        let hi = transpose(mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi));
-        add_products(&block, x_rows(row, (params.first + j) / 4u), lo, hi);
+        let w0 = weights(j, k8);
+        let x0 = x_rows(row, (params.first + j) / 4u);
+        add_products(&b00, x0, w0.left, w0.right);
+        if (SIDE == 2u) {
+            let w1 = weights(j, next8);
+            let x1 = x_rows(row + ROWS, (params.first + j) / 4u);
+            add_products(&b01, x0, w1.left, w1.right);
+            add_products(&b10, x1, w0.left, w0.right);
+            add_products(&b11, x1, w1.left, w1.right);
+        }
     }
-    let scale = params.tail_scale * step.strength;
     for (var r = 0u; r < params.tail_rank; r += 4u) {
-        let r1 = min(r + 1u, params.tail_rank - 1u);
-        let r2 = min(r + 2u, params.tail_rank - 1u);
-        let r3 = min(r + 3u, params.tail_rank - 1u);
-        let k4 = 2u * k8;
-        let lo = mat4x4<f32>(tail_weight(r, k4), tail_weight(r1, k4), tail_weight(r2, k4), tail_weight(r3, k4));
-        let hi = mat4x4<f32>(tail_weight(r, k4 + 1u), tail_weight(r1, k4 + 1u), tail_weight(r2, k4 + 1u), tail_weight(r3, k4 + 1u));
-        add_products(&block, tail_rows(row, r / 4u, 0u), scale * transpose(lo), scale * transpose(hi));
+        let a0 = tail_weights(r, 2u * k8); let b0 = tail_weights(r, 2u * k8 + 1u);
+        let x0 = tail_rows(row, r / 4u, 0u);
+        add_products(&b00, x0, a0, b0);
+        if (SIDE == 2u) {
+            let a1 = tail_weights(r, 2u * next8); let b1 = tail_weights(r, 2u * next8 + 1u);
+            let x1 = tail_rows(row + ROWS, r / 4u, 0u);
+            add_products(&b01, x0, a1, b1);
+            add_products(&b10, x1, a0, b0);
+            add_products(&b11, x1, a1, b1);
+        }
     }
-    store_block(block, row, 8u * k8, 8u * params.k8);
+    let end = 8u * params.k8;
+    store_block(b00, row, 8u * k8, end);
+    if (SIDE == 2u) {
+        store_block(b10, row + ROWS, 8u * k8, end);
+        if (next8 > k8) {
+            store_block(b01, row, 8u * next8, end);
+            store_block(b11, row + ROWS, 8u * next8, end);
+        }
+    }
 }

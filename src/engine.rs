@@ -9,6 +9,7 @@ use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer};
+use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
 use crate::model::{self, Architecture};
 use crate::train::{Batches, MAX_TOKENS, TrainOptions, Trainer};
@@ -190,6 +191,7 @@ struct Run {
 /// A device and what is on it.
 pub struct Engine {
     gpu: Rc<Gpu>,
+    products: probe::Choice,
     model: Option<Loaded>,
     dataset: Option<Dataset>,
     adapter: Option<(Adapter, usize)>,
@@ -204,13 +206,24 @@ fn not_ready<T>(message: &str) -> Result<T> {
 impl Engine {
     /// Opens the strongest GPU there is.
     pub async fn new(options: DeviceOptions) -> Result<Self> {
+        Self::remembering(options, None).await
+    }
+
+    /// [`Engine::new`], given how products were computed here before: saves the time to find out.
+    pub async fn remembering(options: DeviceOptions, products: Option<probe::Choice>) -> Result<Self> {
         let gpu = Rc::new(Gpu::request(options).await?);
-        Ok(Self { gpu, model: None, dataset: None, adapter: None, run: None, generator: None })
+        let products = probe::choose(&gpu, products).await?;
+        Ok(Self { gpu, products, model: None, dataset: None, adapter: None, run: None, generator: None })
     }
 
     /// The GPU found.
     pub fn device(&self) -> &DeviceInfo {
         self.gpu.info()
+    }
+
+    /// How products are computed on it, and why so.
+    pub fn products(&self) -> &probe::Choice {
+        &self.products
     }
 
     /// Loads a GGUF file or the files of a Hugging Face folder, in place of what was loaded. `progress` returns false

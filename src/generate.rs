@@ -1,19 +1,21 @@
 //! Generation: the prompt in passes of many tokens, then a token at a time against a cache of keys and values.
+//!
+//! Tokens are chosen on the GPU and the next pass takes them from there: the host reads four bytes a token, while the
+//! GPU is at work on the token after. Nothing is made for a token but the commands that replay its recording.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-use crate::gpu::{Buffer, Gpu, Plan, Readback, Step};
+use crate::gpu::{Buffer, Gpu, Plan, Readback, Recording, Step};
+use crate::kernels::sample::{Sampling, sample};
 use crate::kernels::{Matrix, Token};
 use crate::layers::{Batch, KvCache};
 use crate::lora::{Adapter, AdapterView};
 use crate::model::Architecture;
 use crate::{Error, Result};
 
-/// Prompt tokens of a pass.
-const PREFILL_TOKENS: usize = 64;
+/// Most prompt tokens of a pass: one pass for a short prompt, few for a long one.
+const PREFILL_TOKENS: [usize; 2] = [64, 512];
 
 /// How tokens are chosen and how many.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,18 +69,29 @@ pub enum Stopped {
 /// The recorded passes of a model with an adapter, or without.
 pub struct Generator {
     gpu: Rc<Gpu>,
-    prefill: Recorded,
+    /// In the order of their sizes.
+    prefill: Vec<Recorded>,
     decode: Recorded,
     cache: KvCache,
     n_positions: usize,
     vocab_size: usize,
-    logits: Buffer,
-    readback: Readback,
+    outputs: Outputs,
 }
 
+/// What every pass ends in.
+struct Outputs {
+    logits: Buffer,
+    /// A [`Sampling`].
+    sampling: Buffer,
+    /// The token chosen, u32.
+    chosen: Buffer,
+}
+
+/// A pass, which gets memory when it is first needed.
 struct Recorded {
     batch: Batch,
-    plan: Plan,
+    recording: Recording,
+    plan: OnceCell<Plan>,
 }
 
 impl Generator {
@@ -92,40 +105,27 @@ impl Generator {
         let config = model.config();
         let n_positions = n_positions.min(model.context_length());
         let width = config.num_key_value_heads * config.head_dim;
-        let cache = KvCache::new(&gpu, config.num_hidden_layers, width, n_positions, PREFILL_TOKENS)?;
+        let sizes = PREFILL_TOKENS.map(|tokens| tokens.min(n_positions));
+        let cache = KvCache::new(&gpu, config.num_hidden_layers, width, n_positions, sizes[1])?;
         let vocab_size = config.vocab_size;
-        let logits = Buffer::storage(&gpu, "logits", Matrix::size_bytes(1, vocab_size))?;
-        let prefill = Recorded::new(&gpu, model, adapter, &cache, &logits, PREFILL_TOKENS).await?;
-        let decode = Recorded::new(&gpu, model, adapter, &cache, &logits, 1).await?;
-        let readback = Readback::new(&gpu, &logits);
-        Ok(Self { gpu, prefill, decode, cache, n_positions, vocab_size, logits, readback })
+        let outputs = Outputs {
+            logits: Buffer::storage(&gpu, "logits", Matrix::size_bytes(1, vocab_size))?,
+            sampling: Buffer::storage(&gpu, "sampling", size_of::<Sampling>() as u64)?,
+            chosen: Buffer::storage(&gpu, "chosen", 4)?,
+        };
+        let record = |max_tokens, follows| Recorded::new(&gpu, model, adapter, &cache, &outputs, max_tokens, follows);
+        let prefill = sizes.into_iter().map(|max_tokens| record(max_tokens, false)).collect::<Result<_>>()?;
+        let decode = record(1, true)?;
+        decode.plan(&gpu).await?;
+        Ok(Self { gpu, prefill, decode, cache, n_positions, vocab_size, outputs })
     }
 
     /// Runs the prompt and returns the logits `[vocab_size]` of its last token.
     pub async fn prompt(&self, prompt: &[u32], strength: f32) -> Result<Vec<f32>> {
-        if prompt.is_empty() || prompt.len() > self.n_positions {
-            return Err(Error::BadSetting {
-                name: "prompt".into(),
-                value: format!("{} tokens", prompt.len()),
-                allowed: format!("1 to {} tokens", self.n_positions),
-            });
-        }
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= self.vocab_size) {
-            let (value, allowed) = (format!("token {id}"), format!("tokens below {}", self.vocab_size));
-            return Err(Error::BadSetting { name: "prompt".into(), value, allowed });
-        }
-        let mut start = 0;
-        let mut logits = vec![];
-        for ids in prompt.chunks(PREFILL_TOKENS) {
-            let last = start + ids.len() == prompt.len();
-            self.pass(&self.prefill, ids, start, strength, last);
-            // Waiting each pass keeps a slow GPU's queue short.
-            if last {
-                logits = self.take_logits().await?;
-            }
-            start += ids.len();
-        }
-        Ok(logits)
+        self.prefill(prompt, &GenerateOptions { strength, ..Default::default() }).await?;
+        let bytes = self.outputs.logits.read_range(&self.gpu, 0, self.vocab_size as u64 * 4).await?;
+        self.gpu.check()?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
     /// Adds tokens to `prompt` until one of `end_ids`, which is not told. `on_token` is told each; false stops.
@@ -137,11 +137,22 @@ impl Generator {
         mut on_token: impl FnMut(u32) -> bool,
     ) -> Result<(Vec<u32>, Stopped)> {
         options.validate()?;
-        let mut logits = self.prompt(prompt, options.strength).await?;
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        self.prefill(prompt, &options).await?;
+        let ring = [(); 2].map(|()| Readback::new(&self.gpu, &self.outputs.chosen));
+        ring[0].request(&self.gpu, &self.outputs.chosen);
+        // The last token needs no pass of its own, so it may lie past the last position.
+        let most = options.max_new_tokens.min(self.n_positions - prompt.len() + 1);
         let mut generated = vec![];
-        loop {
-            let id = choose(&logits, &options, &mut rng);
+        while generated.len() < most {
+            let n = generated.len();
+            if n + 1 < most {
+                // The GPU goes on to the next token while this one comes back.
+                self.pass(&self.decode, &[0], prompt.len() + n, &options, true).await?;
+                ring[(n + 1) % 2].request(&self.gpu, &self.outputs.chosen);
+            }
+            let bytes = ring[n % 2].take(&self.gpu).await?;
+            self.gpu.check()?;
+            let id = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             if end_ids.contains(&id) {
                 return Ok((generated, Stopped::End));
             }
@@ -149,108 +160,100 @@ impl Generator {
             if !on_token(id) {
                 return Ok((generated, Stopped::Cancelled));
             }
-            let position = prompt.len() + generated.len() - 1;
-            if generated.len() >= options.max_new_tokens || position >= self.n_positions {
-                return Ok((generated, Stopped::Length));
-            }
-            self.pass(&self.decode, &[id], position, options.strength, true);
-            logits = self.take_logits().await?;
         }
+        Ok((generated, Stopped::Length))
     }
 
-    fn pass(&self, recorded: &Recorded, ids: &[u32], start: usize, strength: f32, wants_logits: bool) {
+    /// Runs the prompt and chooses the first token.
+    async fn prefill(&self, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
+        if prompt.is_empty() || prompt.len() > self.n_positions {
+            return Err(Error::BadSetting {
+                name: "prompt".into(),
+                value: format!("{} tokens", prompt.len()),
+                allowed: format!("1 to {} tokens", self.n_positions),
+            });
+        }
+        if let Some(id) = prompt.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let (value, allowed) = (format!("token {id}"), format!("tokens below {}", self.vocab_size));
+            return Err(Error::BadSetting { name: "prompt".into(), value, allowed });
+        }
+        let fits = self.prefill.iter().find(|recorded| prompt.len() <= recorded.batch.max_tokens);
+        let recorded = fits.unwrap_or(&self.prefill[self.prefill.len() - 1]);
+        let mut start = 0;
+        for ids in prompt.chunks(recorded.batch.max_tokens) {
+            let last = start + ids.len() == prompt.len();
+            self.pass(recorded, ids, start, options, last).await?;
+            start += ids.len();
+            if !last {
+                // Waiting for each pass keeps a slow GPU's queue short.
+                self.outputs.chosen.read(&self.gpu).await?;
+                self.gpu.check()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs tokens at positions `start ..`; after the last of a prompt and of those that follow, chooses the next one.
+    async fn pass(
+        &self,
+        recorded: &Recorded,
+        ids: &[u32],
+        start: usize,
+        options: &GenerateOptions,
+        chooses: bool,
+    ) -> Result<()> {
+        let plan = recorded.plan(&self.gpu).await?;
         let (start, n) = (start as u32, ids.len() as u32);
         let token = |(position, &id): (u32, &u32)| Token { id, position, start: 0, end: start + n };
         let tokens: Vec<Token> = (start..).zip(ids).map(token).collect();
         // The target's id plays no part in inference: its row is the one whose logits are wanted.
         recorded.batch.write(&self.gpu, &tokens, &[(n - 1, 0)]);
         self.cache.set_rows(&self.gpu, start, n);
-        let n_targets = u32::from(wants_logits);
-        recorded.plan.replay(&self.gpu, &Step { n_tokens: n, n_targets, strength, ..Default::default() });
-    }
-
-    async fn take_logits(&self) -> Result<Vec<f32>> {
-        self.readback.request(&self.gpu, &self.logits);
-        let bytes = self.readback.take(&self.gpu).await?;
-        self.gpu.check()?;
-        let logits = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        Ok(logits.take(self.vocab_size).collect())
+        let sampling = Sampling {
+            seed: [options.seed as u32, (options.seed >> 32) as u32],
+            position: start + n,
+            temperature: options.temperature,
+            top_p: options.top_p,
+            ..Default::default()
+        };
+        self.outputs.sampling.write(&self.gpu, 0, bytemuck::bytes_of(&sampling));
+        let n_targets = u32::from(chooses);
+        plan.replay(&self.gpu, &Step { n_tokens: n, n_targets, strength: options.strength, ..Default::default() });
+        Ok(())
     }
 }
 
 impl Recorded {
-    async fn new(
+    /// One that `follows` another pass takes up the token that was chosen there.
+    fn new(
         gpu: &Gpu,
         model: &dyn Architecture,
         adapter: Option<&Adapter>,
         cache: &KvCache,
-        logits: &Buffer,
+        outputs: &Outputs,
         max_tokens: usize,
+        follows: bool,
     ) -> Result<Self> {
         let batch = Batch::new(gpu, max_tokens, 1)?;
         let (mut rec, view) = batch.recording();
-        let factors = adapter.map_or_else(AdapterView::default, |adapter| adapter.view(&mut rec, None));
-        let logits = Matrix { slice: rec.external(logits), width: model.config().vocab_size };
-        model.infer(&mut rec, &view, &factors, Some(cache), logits);
-        let plan = Plan::new(gpu, &rec, |_, _| ()).await?;
-        Ok(Self { batch, plan })
-    }
-}
-
-/// The next token. Ties go to the lowest id.
-fn choose(logits: &[f32], options: &GenerateOptions, rng: &mut ChaCha8Rng) -> u32 {
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    if options.temperature == 0.0 {
-        return order.into_iter().min_by(by_logit).unwrap_or(0);
-    }
-    order.sort_by(by_logit);
-    let max = f64::from(logits[order[0] as usize]);
-    let weight = |id: &u32| ((f64::from(logits[*id as usize]) - max) / f64::from(options.temperature)).exp();
-    let total: f64 = order.iter().map(weight).sum();
-    let mut kept = 0.0;
-    let n_kept = 1 + order
-        .iter()
-        .map(weight)
-        .take_while(|w| {
-            kept += w / total;
-            kept < f64::from(options.top_p)
-        })
-        .count();
-    let kept = &order[..n_kept.min(order.len())];
-    let mut left = rng.random::<f64>() * kept.iter().map(weight).sum::<f64>();
-    let chosen = kept.iter().find(|id| {
-        left -= weight(id);
-        left <= 0.0
-    });
-    *chosen.unwrap_or(&kept[kept.len() - 1])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zero_temperature_takes_the_first_largest() {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        assert_eq!(choose(&[1.0, 3.0, 3.0, -1.0], &GenerateOptions::default(), &mut rng), 1);
-    }
-
-    #[test]
-    fn samples_follow_the_distribution_and_top_p_cuts_its_tail() {
-        let logits = [0.5f64, 0.3, 0.2].map(|p| p.ln() as f32);
-        let count = |top_p: f32| {
-            let options = GenerateOptions { temperature: 1.0, top_p, ..Default::default() };
-            let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let mut counts = [0.0f64; 3];
-            (0..20_000).for_each(|_| counts[choose(&logits, &options, &mut rng) as usize] += 1.0 / 20_000.0);
-            counts
-        };
-        for (found, expected) in
-            [(count(1.0), [0.5, 0.3, 0.2]), (count(0.7), [0.625, 0.375, 0.0]), (count(0.4), [1.0, 0.0, 0.0])]
-        {
-            // Three standard deviations of 20,000 draws are 0.011.
-            assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 0.011), "{found:?} for {expected:?}");
+        let chosen = rec.external(&outputs.chosen);
+        if follows {
+            // The host knows all of a token but its id, the first word.
+            rec.copy(chosen.range(0..4), view.tokens.range(0..4));
         }
+        let factors = adapter.map_or_else(AdapterView::default, |adapter| adapter.view(&mut rec, None));
+        let logits = Matrix { slice: rec.external(&outputs.logits), width: model.config().vocab_size };
+        model.infer(&mut rec, &view, &factors, Some(cache), logits);
+        let sampling = rec.external(&outputs.sampling);
+        sample(&mut rec, "sample", sampling, logits, chosen);
+        Ok(Self { batch, recording: rec, plan: OnceCell::new() })
+    }
+
+    async fn plan(&self, gpu: &Gpu) -> Result<&Plan> {
+        if let Some(plan) = self.plan.get() {
+            return Ok(plan);
+        }
+        let plan = Plan::new(gpu, &self.recording, |_, _| ()).await?;
+        Ok(self.plan.get_or_init(|| plan))
     }
 }

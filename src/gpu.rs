@@ -7,9 +7,11 @@ mod device;
 mod plan;
 mod recording;
 mod shader;
+mod variant;
 
 pub use buffer::Buffer;
-pub use device::{DeviceInfo, DeviceOptions, Gpu};
+pub use device::{DeviceInfo, DeviceOptions, Gpu, VARIANT_VARIABLE};
 pub use plan::{Plan, Readback};
 pub use recording::{Command, Extent, Grid, Recording, Rows, Slice, Step};
 pub use shader::Shader;
+pub use variant::Variant;

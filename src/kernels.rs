@@ -12,10 +12,12 @@ pub mod loss_sum;
 #[cfg(test)]
 mod math;
 pub mod matmul;
+pub mod probe;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod segments;
 #[cfg(test)]
 pub(crate) mod testing;

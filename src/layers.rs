@@ -19,7 +19,7 @@ pub use mlp::{Mlp, MlpSaved};
 pub use norm::{NormSaved, RmsNorm};
 
 use crate::Result;
-use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice, Step};
+use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice, Step, Variant};
 use crate::kernels::{Matrix, Token};
 
 /// What a pass works on, in GPU memory: capacities are fixed, contents change from pass to pass.
@@ -30,6 +30,7 @@ pub struct Batch {
     pub max_targets: usize,
     /// The [`Step`] that kernels read.
     pub step: Buffer,
+    variant: Variant,
     tokens: Buffer,
     target_rows: Buffer,
     target_ids: Buffer,
@@ -55,6 +56,7 @@ impl Batch {
         Ok(Self {
             max_tokens,
             max_targets,
+            variant: gpu.variant(),
             step: Buffer::uniform(gpu, "step", size_of::<Step>() as u64)?,
             tokens: Buffer::storage(gpu, "tokens", (max_tokens * size_of::<Token>()) as u64)?,
             target_rows: Buffer::storage(gpu, "target_rows", index_bytes)?,
@@ -73,7 +75,7 @@ impl Batch {
 
     /// An empty recording over this batch, and its view there.
     pub fn recording(&self) -> (Recording, BatchView) {
-        let mut rec = Recording::new(&self.step, self.max_tokens);
+        let mut rec = Recording::new(&self.step, self.max_tokens).with_variant(self.variant);
         let view = BatchView {
             tokens: rec.external(&self.tokens),
             target_rows: rec.external(&self.target_rows),

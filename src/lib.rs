@@ -51,8 +51,19 @@
 //! **LoRA is part of the linear.** `y = x Wᵀ + s (x Aᵀ) Bᵀ` is one product whose sum runs on for `r` more terms, and so
 //! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform.
 //!
+//! **Products come in variants, one for each kind of device** ([`gpu::Variant`]). Programs on the CPU (SwiftShader,
+//! lavapipe) load lane by lane, and do best with large register blocks and no workgroup memory; GPUs do best with tiles
+//! in workgroup memory. `kernels::probe` verifies each on the device, times it, and keeps the fastest; the page
+//! remembers that per adapter and build, and `?variant=` or `WEB_LORA_VARIANT` force one. f16 products exist for the
+//! forward pass and are never chosen unasked: what comes out is what PEFT computes. Subgroups would spare software
+//! most of its loads, but wgpu cannot ask browsers for them yet.
+//!
 //! **The head works where it is needed**: rows with a target are gathered, and logits, loss and gradient exist for a
 //! chunk of them at a time.
+//!
+//! **The next token is chosen on the GPU** and taken up there by the next pass, so the host reads a few bytes a token,
+//! one token behind. Passes of one row have kernels of their own on GPUs: sums shared out over a workgroup, so that the
+//! time is that of reading the weights once.
 //!
 //! **Same seed, same device, same bits.** No float atomics, reductions in a fixed order, random numbers a function of
 //! seed and position. Kernels use their own `exp` and `log` where WGSL's are too coarse.
@@ -69,8 +80,7 @@
 //!
 //! # What is not here yet
 //!
-//! Kernel variants chosen per device (workgroup tiles, f16, subgroups), recomputing activations under a memory budget,
-//! checkpoints of a run, architectures besides llama, sharded safetensors.
+//! Recomputing activations under a memory budget, checkpoints of a run, architectures besides llama, sharded safetensors.
 
 pub mod data;
 pub mod engine;

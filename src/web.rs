@@ -10,8 +10,9 @@ use wasm_bindgen_futures::JsFuture;
 
 use crate::engine::{LoraOptions, Progress, Prompt};
 use crate::generate::GenerateOptions;
-use crate::gpu::DeviceOptions;
+use crate::gpu::{DeviceOptions, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
+use crate::kernels::probe::Choice;
 use crate::train::TrainOptions;
 use crate::{Error, Result};
 
@@ -33,6 +34,8 @@ pub struct Engine {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct CreateOptions {
     default_limits: bool,
+    variant: Option<Variant>,
+    products: Option<Choice>,
 }
 
 #[derive(Default, Deserialize)]
@@ -75,17 +78,22 @@ struct StepResult<R> {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Opens the GPU. Options: `defaultLimits`.
+    /// Opens the GPU. Options: `defaultLimits`, `variant`, `products` (what `products()` said before).
     pub async fn create(options: JsValue) -> JsResult<Engine> {
         let options: CreateOptions = from_js("options", options)?;
-        let device = DeviceOptions { default_limits: options.default_limits };
-        let engine = crate::engine::Engine::new(device).await.map_err(to_js_error)?;
+        let device = DeviceOptions { default_limits: options.default_limits, variant: options.variant };
+        let engine = crate::engine::Engine::remembering(device, options.products).await.map_err(to_js_error)?;
         Ok(Self { engine })
     }
 
     /// The GPU found.
     pub fn device(&self) -> JsResult<JsValue> {
         to_js(self.engine.device())
+    }
+
+    /// How it computes products, and why so.
+    pub fn products(&self) -> JsResult<JsValue> {
+        to_js(self.engine.products())
     }
 
     /// Loads `files`, each `{name, size, read(offset, length)}`. `on_progress` may return false to stop.

@@ -180,7 +180,7 @@ impl Golden {
 
 async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> {
     let golden = Golden::open(dir)?;
-    let gpu = Rc::new(Gpu::request(DeviceOptions { default_limits }).await?);
+    let gpu = Rc::new(Gpu::request(DeviceOptions { default_limits, ..Default::default() }).await?);
     let files = ["config.json", "model.safetensors"]
         .map(|name| Ok(Rc::new(FileSource::open(dir.join(name))?) as Rc<dyn ByteSource>))
         .into_iter()

@@ -30,7 +30,7 @@ fn ids(value: &Value) -> Vec<u32> {
 async fn run() {
     let path = std::env::var("SMOLLM2_GGUF").expect("SMOLLM2_GGUF is the path of SmolLM2-135M-Instruct.Q4_1.gguf");
     let golden: Value = serde_json::from_slice(include_bytes!("fixtures/smollm2/smollm2.json")).unwrap();
-    let gpu = Rc::new(Gpu::request(DeviceOptions { default_limits: true }).await.unwrap());
+    let gpu = Rc::new(Gpu::request(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap());
     let source: Rc<dyn ByteSource> = Rc::new(FileSource::open(path).unwrap());
     let checkpoint = Checkpoint::open(&[source]).await.unwrap();
     let model = model::load(&gpu, &checkpoint, 512, &mut |_, _| true).await.unwrap();

@@ -47,7 +47,7 @@ fn tiny_model() -> Vec<Rc<dyn ByteSource>> {
 }
 
 async fn engine() -> Engine {
-    let mut engine = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    let mut engine = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
     let info = engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
     assert!(info.has_tokenizer && info.has_chat_template);
     engine
@@ -148,7 +148,7 @@ engine_test!(only_what_is_adapted_is_trained, async {
 });
 
 engine_test!(what_cannot_be_done_is_said, async {
-    let mut empty = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    let mut empty = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
     let not_ready = |result: Result<(), Error>| assert_eq!(result.unwrap_err().code(), "not_ready");
     not_ready(empty.load_dataset("d", DATA.as_bytes(), None).map(drop));
     not_ready(empty.new_adapter(LoraOptions::default()).map(drop));

@@ -27,13 +27,13 @@ struct Params {
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
 
-// First row and column of a thread's block. Threads of a workgroup lie side by side along the columns and share their
+// First row and column of a thread's blocks. Threads of a workgroup lie side by side along the columns and share their
 // rows, which then load once for all; or, where there are too few columns for that (DOWN), one below the other.
 fn block_at(global_id: vec3<u32>, workgroup_id: vec3<u32>) -> vec2<u32> {
     if (DOWN == 1u) {
-        return vec2<u32>(global_id.x * ROWS, workgroup_id.y * 8u);
+        return vec2<u32>(global_id.x * SIDE * ROWS, workgroup_id.y * SIDE * 8u);
     }
-    return vec2<u32>(workgroup_id.y * ROWS, global_id.x * 8u);
+    return vec2<u32>(workgroup_id.y * SIDE * ROWS, global_id.x * SIDE * 8u);
 }
 
 // Columns from `end` on are pads, and zero.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::Shader;
 use super::shader::Pipeline;
+use super::{Shader, Variant};
 use crate::{Error, Result};
 
 /// What to ask of the device.
@@ -14,7 +14,13 @@ use crate::{Error, Result};
 pub struct DeviceOptions {
     /// Take WebGPU's default limits and no optional feature, even where the adapter has more.
     pub default_limits: bool,
+    /// Compute products this way; else, natively, as the environment variable [`VARIANT_VARIABLE`] says; else as
+    /// [`crate::kernels::probe::choose`] finds out.
+    pub variant: Option<Variant>,
 }
+
+/// Names a [`Variant`] to force, for programs that do not ask for one themselves.
+pub const VARIANT_VARIABLE: &str = "WEB_LORA_VARIANT";
 
 /// What was found, in words for people and numbers for plans.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -30,6 +36,8 @@ pub struct DeviceInfo {
     pub max_buffer_size: u64,
     /// Bytes one binding may have.
     pub max_storage_buffer_binding_size: u64,
+    /// f16 arithmetic may be used in shaders.
+    pub shader_f16: bool,
 }
 
 /// What went wrong outside any call: the first error wins, as the rest usually follow from it.
@@ -41,6 +49,8 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     info: DeviceInfo,
     failure: Failure,
+    variant: Cell<Variant>,
+    variant_forced: bool,
     pub(super) allocated: Rc<Cell<u64>>,
     pub(super) pipelines: RefCell<HashMap<Rc<str>, Rc<Pipeline>>>,
 }
@@ -63,6 +73,10 @@ impl Gpu {
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("web-lora"),
+                required_features: match options.default_limits {
+                    true => wgpu::Features::empty(),
+                    false => adapter.features() & wgpu::Features::SHADER_F16,
+                },
                 required_limits: if options.default_limits { wgpu::Limits::defaults() } else { adapter.limits() },
                 ..Default::default()
             })
@@ -97,8 +111,41 @@ impl Gpu {
             driver: format!("{} {}", found.driver, found.driver_info).trim().to_owned(),
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            shader_f16: device.features().contains(wgpu::Features::SHADER_F16),
         };
-        Ok(Self { device, queue, info, failure, allocated: Rc::default(), pipelines: RefCell::default() })
+        let forced = match options.variant {
+            Some(variant) => Some(variant),
+            None => variant_of_environment()?,
+        };
+        if forced == Some(Variant::TiledF16) && !info.shader_f16 {
+            let (value, allowed) = (Variant::TiledF16.to_string(), "direct and tiled on this device".to_owned());
+            return Err(Error::BadSetting { name: "variant".into(), value, allowed });
+        }
+        Ok(Self {
+            device,
+            queue,
+            info,
+            failure,
+            variant: Cell::new(forced.unwrap_or_default()),
+            variant_forced: forced.is_some(),
+            allocated: Rc::default(),
+            pipelines: RefCell::default(),
+        })
+    }
+
+    /// How recordings on this device compute products.
+    pub fn variant(&self) -> Variant {
+        self.variant.get()
+    }
+
+    /// True where the caller or the environment asked for a variant.
+    pub fn variant_forced(&self) -> bool {
+        self.variant_forced
+    }
+
+    /// Computes products of recordings begun from now on as `variant` says.
+    pub fn set_variant(&self, variant: Variant) {
+        self.variant.set(variant);
     }
 
     /// What was found.
@@ -146,6 +193,14 @@ impl Gpu {
         self.pipelines.borrow_mut().insert(shader.source_rc(), pipeline.clone());
         pipeline
     }
+}
+
+/// What [`VARIANT_VARIABLE`] asks for; a browser has no such thing.
+fn variant_of_environment() -> Result<Option<Variant>> {
+    let Ok(name) = std::env::var(VARIANT_VARIABLE) else { return Ok(None) };
+    let allowed = Variant::ALL.map(Variant::name).join(", ");
+    let unknown = Error::BadSetting { name: VARIANT_VARIABLE.into(), value: name.clone(), allowed };
+    Variant::named(&name).ok_or(unknown).map(Some)
 }
 
 /// The first error is kept, as the rest usually follow from it; that the device is lost outweighs all.

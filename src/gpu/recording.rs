@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Buffer, Shader};
+use super::{Buffer, Shader, Variant};
 
 /// What changes from step to step; `struct Step` of `shaders/shared/step.wgsl`.
 #[repr(C)]
@@ -171,6 +171,7 @@ pub enum Command {
 pub struct Recording {
     pub(super) step: Buffer,
     max_tokens: u32,
+    variant: Variant,
     pub(super) buffers: Vec<Virtual>,
     pub(super) commands: Vec<Command>,
     scope: Vec<String>,
@@ -179,7 +180,18 @@ pub struct Recording {
 impl Recording {
     /// An empty recording whose kernels read `step`, a uniform buffer holding a [`Step`] of up to `max_tokens` tokens.
     pub fn new(step: &Buffer, max_tokens: usize) -> Self {
-        Self { step: step.clone(), max_tokens: max_tokens as u32, buffers: vec![], commands: vec![], scope: vec![] }
+        let (max_tokens, variant) = (max_tokens as u32, Variant::default());
+        Self { step: step.clone(), max_tokens, variant, buffers: vec![], commands: vec![], scope: vec![] }
+    }
+
+    /// The same, with products computed as `variant` says.
+    pub fn with_variant(self, variant: Variant) -> Self {
+        Self { variant, ..self }
+    }
+
+    /// How products are to be computed.
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// The list so far.

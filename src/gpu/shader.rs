@@ -5,6 +5,9 @@
 use std::fmt::Write;
 use std::rc::Rc;
 
+/// WGSL wants it before all else.
+const ENABLE_F16: &str = "enable f16;\n";
+
 /// A kernel's complete WGSL. Equal sources share one pipeline.
 #[derive(Clone, Debug)]
 pub struct Shader {
@@ -13,14 +16,18 @@ pub struct Shader {
 }
 
 impl Shader {
-    /// Joins `constants` (as `const NAME: u32 = value;`), the step uniform, and `parts`.
+    /// Joins `constants` (as `const NAME: u32 = value;`), the step uniform, and `parts`. A part that begins with
+    /// `enable f16;` enables it for all.
     pub fn new(name: &'static str, constants: &[(&str, u32)], parts: &[&str]) -> Self {
         let mut source = String::new();
+        if parts.iter().any(|part| part.starts_with(ENABLE_F16)) {
+            source.push_str(ENABLE_F16);
+        }
         for (constant, value) in constants {
             writeln!(source, "const {constant}: u32 = {value}u;").expect("writing to a string");
         }
         source.push_str(include_str!("../../shaders/shared/step.wgsl"));
-        parts.iter().for_each(|part| source.push_str(part));
+        parts.iter().for_each(|part| source.push_str(part.strip_prefix(ENABLE_F16).unwrap_or(part)));
         Self { name, source: source.into() }
     }
 

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Columns, Matrix};
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +102,7 @@ impl AttentionShape {
 /// Attention of the rows of the batch: `q` is `[n_tokens, n_heads * head_dim]`, `k` and `v` are
 /// `[key rows, n_kv_heads * head_dim]`, all columns of larger matrices or of one; `out` is as wide as `q`. Row `t` sees key
 /// rows `start ..= start + position` of its [`super::Token`], of those at most the last `sliding_window`; they may be
-/// rows of the batch or of a cache. `lse_delta`, pairs of f32 `[n_tokens, n_heads]`, is kept for the backward pass: the
+/// rows of the batch or of a cache. A batch of one row has a kernel of its own on GPUs. `lse_delta`, pairs of f32 `[n_tokens, n_heads]`, is kept for the backward pass: the
 /// logarithm of the sum of the exponentials of the scaled scores, and room for one more number.
 pub fn attention(
     rec: &mut Recording,
@@ -114,13 +114,18 @@ pub fn attention(
     lse_delta: Slice,
 ) {
     assert_eq!(qkv[0].width, out.width, "{label}: widths of q and out");
-    let blocks = shape.query_blocks();
-    let kernel = include_str!("../../shaders/attention.wgsl");
-    let shader = shape.shader("attention", kernel, blocks, qkv, &["q", "k", "v"], &["out"]);
     let params = shape.params();
     let rows = params.rows;
-    // One thread for four queries of a key head.
-    let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
+    let (loads, stores) = (["q", "k", "v"], ["out"]);
+    let (shader, workgroups) = if rec.variant() != Variant::Direct && rec.capacity(rows) == 1 && shape.head_dim <= 256 {
+        let kernel = include_str!("../../shaders/attention_row.wgsl");
+        (shape.shader("attention_row", kernel, 1, qkv, &loads, &stores), Extent::Fixed(shape.n_heads as u32))
+    } else {
+        // One thread for four queries of a key head.
+        let (blocks, kernel) = (shape.query_blocks(), include_str!("../../shaders/attention.wgsl"));
+        (shape.shader("attention", kernel, blocks, qkv, &loads, &stores), Extent::Rows { rows, per: 4 * blocks })
+    };
+    let grid = [workgroups, Extent::Fixed(1), Extent::Fixed(1)];
     let [q, k, v] = qkv.map(|columns| columns.matrix.slice);
     rec.dispatch(label, &shader, &[tokens, q, k, v, out.slice, lse_delta], &params, grid, (rows, shape.flops(4)));
 }
@@ -244,5 +249,22 @@ pub(super) mod tests {
             case(shape(4, 1, 128), packed(&[33])),
             case(AttentionShape { scale: 2.0, ..shape(4, 1, 256) }, packed(&[3, 18])),
         ]
+    );
+
+    kernel_test!(
+        attention_row_matches,
+        [
+            (shape(1, 1, 2), 1),
+            (shape(3, 3, 10), 63),
+            (shape(9, 3, 64), 64),
+            (shape(9, 3, 64), 65),
+            (shape(9, 3, 64), 1000),
+            (AttentionShape { sliding_window: Some(1), ..shape(2, 1, 16) }, 9),
+            (AttentionShape { sliding_window: Some(70), ..shape(5, 5, 7) }, 333),
+            (AttentionShape { scale: 2.0, ..shape(4, 1, 256) }, 130),
+            (shape(70, 2, 100), 77),
+        ]
+        .map(|(shape, length)| case(shape, cached(1, length)).variant(Variant::Tiled))
+        .into()
     );
 }

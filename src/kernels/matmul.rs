@@ -6,10 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use super::Matrix;
 use super::segments::{Segments, SegmentsParams};
 use super::weight::Weight;
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
-
-/// LoRA's ranks make products with a block of columns or two: up to this width threads lie along the rows instead.
-const NARROW: usize = 64;
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
 
 /// `struct Params` of `shaders/shared/product.wgsl`.
 #[repr(C)]
@@ -131,9 +128,8 @@ pub fn matmul(
     let mut params = MatmulParams::new(rows, x, w, tail, y, store);
     params.tail_rank = tail.map_or(0, |tail| tail.w_cols as u32);
     let constants = tail.map_or_else(|| Segments::one(0).constants(), |tail| tail.segments.constants());
-    let kernel = ("matmul", include_str!("../../shaders/matmul.wgsl"));
     let flops = 2 * (w.rows * (w.cols + params.tail_rank as usize)) as u64;
-    dispatch(rec, label, kernel, constants, params, x, w, tail, y, store, w.rows, w.rows <= NARROW, flops);
+    dispatch(rec, label, Direction::Forward, constants, params, x, w, tail, y, store, w.rows, flops);
 }
 
 /// `y[t, k] = Σ_j x[t, w.first_row + j] w[j, k]` plus the tail: the gradient on a linear's input from that on its output.
@@ -153,10 +149,9 @@ pub fn matmul_transposed(
     assert_eq!(super::stride(y_width), super::stride(w.cols), "{label}: columns of y and of the weight");
     let mut params = MatmulParams::new(rows, x, w, tail, y, store);
     params.tail_rank = tail.map_or(0, |tail| tail.x.width as u32);
-    let kernel = ("matmul_transposed", include_str!("../../shaders/matmul_transposed.wgsl"));
     let flops = 2 * ((w.rows + params.tail_rank as usize) * w.cols) as u64;
     let constants = Segments::one(0).constants();
-    dispatch(rec, label, kernel, constants, params, x, w, tail, y, store, w.cols, w.cols <= NARROW, flops);
+    dispatch(rec, label, Direction::Transposed, constants, params, x, w, tail, y, store, w.cols, flops);
 }
 
 /// The gradient on `x Aᵀ`, without LoRA's scale, of all adapted linears of a product: `y[t, slot + i] = Σ_j dy[t, j] b[j, i]`
@@ -166,15 +161,34 @@ pub fn lora_dxa(rec: &mut Recording, label: &str, dy: Matrix, b: Slice, r: usize
     let w = Weight::f32(b, dy.width, r);
     let mut params = MatmulParams::new(Rows::TOKENS, dy, &w, None, y, Store::Replace);
     params.segments = segments.params;
-    let kernel = ("lora_dxa", include_str!("../../shaders/lora_dxa.wgsl"));
     let flops = 2 * (dy.width * r) as u64;
-    dispatch(rec, label, kernel, segments.constants(), params, dy, &w, None, y, Store::Replace, y.width, true, flops);
+    dispatch(
+        rec,
+        label,
+        Direction::LowRank,
+        segments.constants(),
+        params,
+        dy,
+        &w,
+        None,
+        y,
+        Store::Replace,
+        y.width,
+        flops,
+    );
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Transposed,
+    LowRank,
 }
 
 fn dispatch(
     rec: &mut Recording,
     label: &str,
-    (name, kernel): (&'static str, &str),
+    direction: Direction,
     segments: [(&'static str, u32); 2],
     params: MatmulParams,
     x: Matrix,
@@ -183,30 +197,68 @@ fn dispatch(
     y: Matrix,
     store: Store,
     y_cols: usize,
-    down: bool,
     flops_per_row: u64,
 ) {
     let tail_shader = match tail {
         Some(_) => include_str!("../../shaders/shared/tail_lora.wgsl"),
         None => include_str!("../../shaders/shared/tail_none.wgsl"),
     };
-    let (rows_per_thread, rows_shader) = match rec.capacity(params.rows) {
+    let capacity = rec.capacity(params.rows);
+    let forward = direction == Direction::Forward;
+    // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
+    let down = direction == Direction::LowRank || y_cols <= 64;
+    let on_gpu = rec.variant() != Variant::Direct;
+    // A single row's sums are too long and too few for a thread each.
+    let split = on_gpu && capacity == 1 && forward;
+    let tiled = on_gpu && capacity > 1 && !down;
+    // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
+    // as much for the same products. It also takes four times as long to compile, which a small product never repays.
+    let side = if !tiled && !down && capacity >= 64 && y_cols >= 128 { 2 } else { 1 };
+    let workgroup: u32 = match capacity {
+        _ if split => 32,
+        // Small workgroups share out evenly over the CPU's cores.
+        1 => 8,
+        _ if down || side == 2 => 16,
+        _ => 64,
+    };
+    let (rows_per_thread, rows_shader) = match capacity {
         1 => (1, include_str!("../../shaders/shared/rows_1.wgsl")),
         _ => (8, include_str!("../../shaders/shared/rows_8.wgsl")),
     };
-    let parts = [
+    let mut parts = vec![
         include_str!("../../shaders/shared/weight.wgsl"),
         w.format.shader(),
         include_str!("../../shaders/shared/segments.wgsl"),
         include_str!("../../shaders/shared/product.wgsl"),
         tail_shader,
         rows_shader,
-        kernel,
     ];
-    let parts: Vec<&str> = parts.into_iter().chain(store.shader().iter().copied()).collect();
-    let workgroup: u32 = if down { 16 } else { 64 };
+    parts.extend(store.shader());
+    if !tiled && forward {
+        parts.push(include_str!("../../shaders/shared/weight_columns.wgsl"));
+    }
+    if tiled {
+        // Gradients would vanish in f16: the way back keeps f32.
+        parts.push(if forward && rec.variant() == Variant::TiledF16 {
+            include_str!("../../shaders/shared/value_f16.wgsl")
+        } else {
+            include_str!("../../shaders/shared/value_f32.wgsl")
+        });
+        parts.push(include_str!("../../shaders/shared/tiles.wgsl"));
+    }
+    let (name, kernel) = match (direction, tiled) {
+        (Direction::LowRank, _) => ("lora_dxa", include_str!("../../shaders/lora_dxa.wgsl")),
+        (Direction::Forward, false) if split => ("matvec", include_str!("../../shaders/matvec.wgsl")),
+        (Direction::Forward, false) => ("matmul", include_str!("../../shaders/matmul.wgsl")),
+        (Direction::Forward, true) => ("matmul_tiled", include_str!("../../shaders/matmul_tiled.wgsl")),
+        (Direction::Transposed, false) => ("matmul_transposed", include_str!("../../shaders/matmul_transposed.wgsl")),
+        (Direction::Transposed, true) => {
+            ("matmul_transposed_tiled", include_str!("../../shaders/matmul_transposed_tiled.wgsl"))
+        }
+    };
+    parts.push(kernel);
     let [n_segments, interleaved] = segments;
-    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), n_segments, interleaved];
+    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), ("SIDE", side), n_segments, interleaved];
     let shader = Shader::new(name, &constants, &parts);
     let bindings: Vec<Slice> = w
         .bindings()
@@ -214,9 +266,15 @@ fn dispatch(
         .chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w]))
         .chain(store.other().map(|other| other.slice))
         .collect();
-    let rows = |threads| Extent::Rows { rows: params.rows, per: rows_per_thread * threads };
-    let columns = |threads| Extent::cover(y_cols as u32, 8 * threads);
-    let grid = if down { [rows(workgroup), columns(1)] } else { [columns(workgroup), rows(1)] };
+    // Rows and columns of a workgroup.
+    let (tall, wide) = match (tiled, down) {
+        _ if split => (1, 8),
+        (true, _) => (64, 64),
+        (false, true) => (side * rows_per_thread * workgroup, side * 8),
+        (false, false) => (side * rows_per_thread, side * 8 * workgroup),
+    };
+    let (rows, columns) = (Extent::Rows { rows: params.rows, per: tall }, Extent::cover(y_cols as u32, wide));
+    let grid = if down && !split { [rows, columns] } else { [columns, rows] };
     let grid = [grid[0], grid[1], Extent::Fixed(1)];
     rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, flops_per_row));
 }
@@ -513,6 +571,13 @@ mod tests {
                     .take(if transposed { 2 } else { 3 }),
             );
         }
+        // Large enough for four blocks a thread, with a block of rows and one of columns left over.
+        specs.push(new(DType::F32, 73, 137, 150, 5, Add));
+        specs.push(new(DType::Q4_1, 65, 150, 160, 8, Replace));
+        // One row of each format, as in generating.
+        for dtype in DType::ALL {
+            specs.push(new(dtype, 1, 45, if dtype.block_len() == 1 { 333 } else { 512 }, 20, Add));
+        }
         // SmolLM2's down_proj, its head's width, and its decoding.
         specs.push(new(DType::Q4_1, 16, 576, 1536, 8, Add));
         specs.push(new(DType::Q8_0, 3, 49152, 576, 0, Replace));
@@ -523,7 +588,7 @@ mod tests {
             layout,
             ..new(DType::F32, t, 0, k, rank, kind)
         };
-        for t in [1, 17] {
+        for t in [1, 17, 70] {
             let beside = Layout::SideBySide;
             specs.push(several(&[60, 20, 20], &[true, false, true], beside, t, 44, 5, Replace));
             specs.push(several(&[576, 192, 192], &[true, true, true], beside, t, 64, 8, Replace));
@@ -542,8 +607,28 @@ mod tests {
         specs.iter().map(case).collect()
     }
 
-    kernel_test!(matmul_matches, cases(false));
-    kernel_test!(matmul_transposed_matches, cases(true));
+    fn variant_cases(transposed: bool, variant: Variant) -> Vec<Case> {
+        cases(transposed).into_iter().map(|case| case.variant(variant)).collect()
+    }
+
+    kernel_test!(matmul_matches, variant_cases(false, Variant::Direct));
+    kernel_test!(matmul_transposed_matches, variant_cases(true, Variant::Direct));
+    kernel_test!(matmul_tiled_matches, variant_cases(false, Variant::Tiled));
+    kernel_test!(matmul_transposed_tiled_matches, variant_cases(true, Variant::Tiled));
+
+    /// f16 rounds 8,192 times as coarsely, but the sums are f32: their share of the tolerance stays as it is.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[test]
+    fn matmul_tiled_f16_matches() {
+        let options = crate::gpu::DeviceOptions { variant: Some(Variant::TiledF16), ..Default::default() };
+        match pollster::block_on(crate::gpu::Gpu::request(options)) {
+            Ok(gpu) => {
+                let cases = variant_cases(false, Variant::TiledF16).into_iter().map(|case| case.loosened(1024.0));
+                pollster::block_on(check_on(&gpu, cases.collect()));
+            }
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
 
     fn dxa_case(n_tokens: usize, widths: &[usize], adapted: &[bool], layout: Layout, r: usize) -> Case {
         let step = Step { n_tokens: n_tokens as u32, ..Default::default() };

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::gpu::{Buffer, DeviceOptions, Gpu, Plan, Recording, Slice, Step};
+use crate::gpu::{Buffer, DeviceOptions, Gpu, Plan, Recording, Slice, Step, Variant};
 
 /// How far a result may lie from its reference: `abs + rel * |reference|`.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +32,13 @@ pub(crate) struct Case {
     step: Step,
     buffers: Vec<Vec<u8>>,
     record: Option<Record>,
+    variant: Option<Variant>,
     expected: Vec<(usize, Vec<f64>, Tolerance)>,
 }
 
 impl Case {
     pub(crate) fn new(name: impl Into<String>, step: Step) -> Self {
-        Self { name: name.into(), step, buffers: vec![], record: None, expected: vec![] }
+        Self { name: name.into(), step, buffers: vec![], record: None, variant: None, expected: vec![] }
     }
 
     /// A buffer holding `values`; returns its number.
@@ -58,24 +59,39 @@ impl Case {
         self.record = Some(Box::new(record));
     }
 
+    /// Products computed this way rather than the device's.
+    pub(crate) fn variant(mut self, variant: Variant) -> Self {
+        self.variant = Some(variant);
+        self
+    }
+
+    /// Lets every result lie `factor` times as far off.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn loosened(mut self, factor: f64) -> Self {
+        self.expected.iter_mut().for_each(|(.., tolerance)| {
+            tolerance.abs *= factor;
+            tolerance.rel *= factor;
+        });
+        self
+    }
+
     /// What the first values of a buffer must be afterwards.
     pub(crate) fn expect(&mut self, buffer: usize, values: Vec<f64>, tolerance: Tolerance) {
         self.expected.push((buffer, values, tolerance));
     }
 }
 
-/// Runs every case twice from the same inputs: within tolerance of the reference, and the same bits both times.
+/// [`check_on`] a device at WebGPU's default limits and no optional feature.
 pub(crate) async fn check(cases: Vec<Case>) {
+    check_on(gpu().await.as_ref(), cases).await;
+}
+
+/// Runs every case twice from the same inputs: within tolerance of the reference, and the same bits both times.
+pub(crate) async fn check_on(gpu: &Gpu, cases: Vec<Case>) {
     assert!(!cases.is_empty(), "a kernel without cases");
-    let gpu = gpu().await;
     let mut failures = vec![];
     for case in &cases {
-        eprintln!(
-            "DBG {} {:?}",
-            case.name,
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f32() % 1000.0
-        );
-        if let Err(message) = run(&gpu, case).await {
+        if let Err(message) = run(gpu, case).await {
             failures.push(format!("{}: {message}", case.name));
         }
     }
@@ -89,7 +105,9 @@ pub(crate) async fn gpu() -> Rc<Gpu> {
     if let Some(gpu) = GPU.with_borrow(Clone::clone) {
         return gpu;
     }
-    let gpu = Gpu::request(DeviceOptions { default_limits: true }).await.expect("tests need a (software) GPU");
+    let gpu = Gpu::request(DeviceOptions { default_limits: true, ..Default::default() })
+        .await
+        .expect("tests need a (software) GPU");
     let gpu = Rc::new(gpu);
     GPU.with_borrow_mut(|shared| *shared = Some(gpu.clone()));
     gpu
@@ -104,7 +122,8 @@ async fn run(gpu: &Gpu, case: &Case) -> Result<(), String> {
         .map(|(at, bytes)| Buffer::storage(gpu, &format!("buffer{at}"), bytes.len() as u64).map_err(text))
         .collect::<Result<_, _>>()?;
     let step = Buffer::uniform(gpu, "step", size_of::<Step>() as u64).map_err(text)?;
-    let mut recording = Recording::new(&step, case.step.n_tokens as usize);
+    let variant = case.variant.unwrap_or(gpu.variant());
+    let mut recording = Recording::new(&step, case.step.n_tokens as usize).with_variant(variant);
     let slices: Vec<Slice> = buffers.iter().map(|buffer| recording.external(buffer)).collect();
     case.record.as_ref().expect("a case records something")(&mut recording, &slices);
     let plan = Plan::new(gpu, &recording, |_, _| ()).await.map_err(text)?;

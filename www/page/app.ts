@@ -15,6 +15,7 @@ import {
   type ModelInfo,
   type ModelSource,
   type Progress,
+  type Variant,
 } from 'web-lora';
 
 /** What the engine is busy with. */
@@ -146,13 +147,18 @@ export class App {
     this.#kept = files;
     const restart = async () => {
       before?.dispose();
-      const engine = await createEngine();
+      const engine = await createEngine({ variant: forcedVariant() });
       this.update({ engine, trouble: undefined, model: undefined, dataset: undefined, adapter: undefined });
       if (modelSource) await this.loadModel(modelSource);
       if (files) this.update({ adapter: await engine.loadAdapter(files) });
     };
     await this.run('engine', restart, (trouble) => this.update({ trouble }));
   }
+}
+
+/** `?variant=` of the page's address; the engine refuses what it does not know. */
+function forcedVariant(): Variant | undefined {
+  return (new URLSearchParams(location.search).get('variant') as Variant | null) ?? undefined;
 }
 
 /** Whatever was thrown, as an error with a message for people. */

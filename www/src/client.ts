@@ -11,6 +11,7 @@ import type {
   PostedSource,
   ToWorker,
 } from './protocol.js';
+import { rememberedProducts, rememberProducts } from './remembered.js';
 import { checkSettings } from './settings.js';
 import type {
   AdapterFiles,
@@ -76,7 +77,8 @@ export class Engine {
   static async create(options: EngineOptions): Promise<Engine> {
     const engine = new Engine();
     try {
-      engine.#device = await engine.#call('create', { options });
+      engine.#device = await engine.#call('create', { options: { ...options, products: rememberedProducts() } });
+      if (!options.variant) rememberProducts(engine.#device.products);
       return engine;
     } catch (error) {
       engine.dispose();

@@ -11,6 +11,7 @@ import type {
   GenerateOptions,
   GenerateResult,
   ModelInfo,
+  Products,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -20,7 +21,8 @@ import type {
 
 /** A command and what it answers with. Commands run one after another, in the order in which they were sent. */
 export interface Commands {
-  create: { options: EngineOptions; result: DeviceInfo };
+  /** `products`: what was found out on an earlier visit. */
+  create: { options: EngineOptions & { products?: Products | undefined }; result: DeviceInfo };
   loadModel: { source: PostedSource; options: { contextLength?: number }; result: ModelInfo };
   loadDataset: {
     file: string;

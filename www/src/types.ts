@@ -8,11 +8,30 @@ export interface DeviceInfo {
   software: boolean;
   maxBufferSize: number;
   maxStorageBufferBindingSize: number;
+  shaderF16: boolean;
+  products: Products;
+}
+
+/**
+ * How matrix products are computed: `direct` suits software, `tiled` GPUs. `tiled-f16` computes the forward pass in
+ * f16: faster where the GPU can, less accurate, and used only when asked for.
+ */
+export type Variant = 'direct' | 'tiled' | 'tiled-f16';
+
+/** The variant that a device got. */
+export interface Products {
+  variant: Variant;
+  /** The device and build it was chosen for. */
+  device: string;
+  /** What spoke for it: what was measured, or that it was asked for. */
+  reason: string;
 }
 
 export interface EngineOptions {
   /** Ask only for the limits that every WebGPU device has, even where this one offers more. */
   defaultLimits?: boolean;
+  /** Compute products this way, rather than as a short measurement on the device finds best. */
+  variant?: Variant | undefined;
 }
 
 /**

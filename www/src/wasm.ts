@@ -11,6 +11,7 @@ import type {
   GenerateOptions,
   GenerateResult,
   ModelInfo,
+  Products,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -33,7 +34,8 @@ type OnProgress = (progress: Progress) => boolean;
 
 /** One engine. Its asynchronous methods must not overlap. */
 export interface WasmEngine {
-  device(): DeviceInfo;
+  device(): Omit<DeviceInfo, 'products'>;
+  products(): Products;
   loadModel(
     files: readonly ByteSource[],
     options: { contextLength?: number },
@@ -53,7 +55,7 @@ export interface WasmEngine {
 }
 
 /** Compiles the module and asks for a GPU. */
-export async function createWasmEngine(options: EngineOptions): Promise<WasmEngine> {
+export async function createWasmEngine(options: EngineOptions & { products?: Products | undefined }): Promise<WasmEngine> {
   await init();
   return (await Engine.create(options)) as unknown as WasmEngine;
 }

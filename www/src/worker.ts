@@ -4,10 +4,10 @@
  */
 
 import { WebLoraError, errorData, type ErrorData } from './errors.js';
-import type { Command, CommandEvent, CommandName, CommandResult, FromWorker, ToWorker } from './protocol.js';
+import type { Command, CommandEvent, CommandName, CommandResult, Commands, FromWorker, ToWorker } from './protocol.js';
 import { openSource } from './sources.js';
 import { StepTimer } from './step-timer.js';
-import type { AdapterFiles, Progress, TrainOptions, TrainResult } from './types.js';
+import type { AdapterFiles, DeviceInfo, Progress, TrainOptions, TrainResult } from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
 
 /** While training, the main thread gets a copy of the adapter after so many steps or so long, whichever is first. */
@@ -106,16 +106,25 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
   }
 }
 
-async function create(options: { defaultLimits?: boolean }) {
+async function create(options: Commands['create']['options']): Promise<DeviceInfo> {
   if (!navigator.gpu) {
     const message = self.isSecureContext
       ? 'This browser has no WebGPU.'
       : 'WebGPU needs a page from https or localhost.';
     throw new WebLoraError({ code: 'no_webgpu', message });
   }
-  engine = await createWasmEngine(options);
+  // A browser that withholds the description makes all adapters look alike to the engine.
+  const adapter = await adapterName();
+  const known = options.products?.device.startsWith(`${adapter} `) ? options.products : undefined;
+  const products = known && { ...known, device: known.device.slice(adapter.length + 1) };
+  engine = await createWasmEngine({ ...options, products });
   const device = engine.device();
-  return { ...device, name: device.name || (await adapterName()) };
+  const chosen = engine.products();
+  return {
+    ...device,
+    name: device.name || adapter,
+    products: { ...chosen, device: `${adapter} ${chosen.device}` },
+  };
 }
 
 /** What the browser tells of its adapter where it withholds the description that the engine goes by. */

@@ -1,0 +1,2 @@
+// What shared/tiles.wgsl keeps and multiplies.
+alias Value = f32;
