@@ -166,7 +166,9 @@ impl Generator {
         recorded.batch.write(&self.gpu, &tokens, &[(n - 1, 0)]);
         self.cache.set_rows(&self.gpu, start, n);
         let n_targets = u32::from(wants_logits);
-        recorded.plan.replay(&self.gpu, &Step { n_tokens: n, n_targets, strength, ..Default::default() });
+        let keys_per_row = Token::keys_per_row(&tokens);
+        let step = Step { n_tokens: n, n_targets, strength, keys_per_row, ..Default::default() };
+        recorded.plan.replay(&self.gpu, &step);
     }
 
     async fn take_logits(&self) -> Result<Vec<f32>> {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::Shader;
+use super::counted::{Counted, Counts};
 use super::shader::Pipeline;
 use crate::{Error, Result};
 
@@ -17,7 +18,7 @@ pub struct DeviceOptions {
 }
 
 /// What was found, in words for people and numbers for plans.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, Default, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceInfo {
     /// The adapter's name, empty where the browser hides it.
@@ -35,10 +36,9 @@ pub struct DeviceInfo {
 /// What went wrong outside any call: the first error wins, as the rest usually follow from it.
 type Failure = Arc<Mutex<Option<Error>>>;
 
-/// A device and its queue.
+/// A device and its queue; or neither, on paper.
 pub struct Gpu {
-    pub(super) device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
+    device: Option<Counted>,
     info: DeviceInfo,
     failure: Failure,
     pub(super) allocated: Rc<Cell<u64>>,
@@ -98,7 +98,25 @@ impl Gpu {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
         };
-        Ok(Self { device, queue, info, failure, allocated: Rc::default(), pipelines: RefCell::default() })
+        let device = Counted::new(device, queue);
+        Ok(Self { device: Some(device), info, failure, allocated: Rc::default(), pipelines: RefCell::default() })
+    }
+
+    /// A GPU that is none: buffers take no memory and are counted all the same, plans compile nothing. What is made on
+    /// it therefore says, before anything is allocated, what the same would need on the device that `info` describes.
+    /// What is written to it is lost, and reading or running anything panics.
+    pub fn paper(info: DeviceInfo) -> Self {
+        let (failure, allocated, pipelines) = Default::default();
+        Self { device: None, info, failure, allocated, pipelines }
+    }
+
+    /// True for [`Gpu::paper`]: reading files for it is in vain.
+    pub fn is_paper(&self) -> bool {
+        self.device.is_none()
+    }
+
+    pub(super) fn device(&self) -> &Counted {
+        self.device.as_ref().expect("a GPU on paper runs nothing")
     }
 
     /// What was found.
@@ -120,7 +138,9 @@ impl Gpu {
 
     /// [`Gpu::check`] once the device has seen everything asked of it: in a browser, errors arrive late.
     pub async fn settle(&self) -> Result<()> {
-        self.device.push_error_scope(wgpu::ErrorFilter::Internal).pop().await;
+        if let Some(device) = &self.device {
+            device.settle().await;
+        }
         self.check()
     }
 
@@ -129,10 +149,15 @@ impl Gpu {
         self.allocated.get()
     }
 
+    /// What has been asked of the device so far.
+    pub fn counts(&self) -> Counts {
+        self.device.as_ref().map(Counted::counts).unwrap_or_default()
+    }
+
     /// Waits for all submitted work where the platform lets us; in a browser callbacks come by themselves.
     pub(super) fn wait(&self) {
         #[cfg(not(target_arch = "wasm32"))]
-        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+        if let Err(error) = self.device().wait() {
             record(&self.failure, Error::DeviceLost { message: error.to_string() });
         }
     }
@@ -142,7 +167,7 @@ impl Gpu {
         if let Some(pipeline) = self.pipelines.borrow().get(shader.source()) {
             return pipeline.clone();
         }
-        let pipeline = Rc::new(Pipeline::new(&self.device, shader));
+        let pipeline = Rc::new(Pipeline::new(self.device(), shader));
         self.pipelines.borrow_mut().insert(shader.source_rc(), pipeline.clone());
         pipeline
     }

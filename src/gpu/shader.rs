@@ -5,6 +5,8 @@
 use std::fmt::Write;
 use std::rc::Rc;
 
+use super::counted::Counted;
+
 /// A kernel's complete WGSL. Equal sources share one pipeline.
 #[derive(Clone, Debug)]
 pub struct Shader {
@@ -69,7 +71,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(device: &wgpu::Device, shader: &Shader) -> Self {
+    pub(super) fn new(device: &Counted, shader: &Shader) -> Self {
         let bindings = shader.bindings();
         let entries: Vec<_> = bindings
             .iter()

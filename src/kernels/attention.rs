@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Work};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy)]
@@ -72,10 +72,10 @@ impl AttentionShape {
         Shader::new(name, &constants, &parts)
     }
 
-    /// Floating-point operations a row, `each` for every key that it sees and every column of q. How many keys those
-    /// are is not known here; a thousand keeps slices of work short.
-    pub(super) fn flops(&self, each: u64) -> u64 {
-        1000 * each * self.widths().0 as u64
+    /// `each` floating-point operations for every key that a row sees and every column of q. (Where a window hides
+    /// keys, these are more than are done.)
+    pub(super) fn work(&self, each: u64) -> Work {
+        Work { rows: Rows::TOKENS, flops: 0, flops_per_key: each * self.widths().0 as u64 }
     }
 
     /// Times four rows a workgroup covers if its threads work on four queries of a key head: about 64 threads.
@@ -110,7 +110,7 @@ pub fn attention(
     // One thread for four queries of a key head.
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, out.slice, lse];
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(4)));
+    rec.dispatch(label, &shader, &bindings, &params, grid, shape.work(4));
 }
 
 /// The key rows that a token sees.

@@ -42,7 +42,7 @@ pub fn attention_dq(
     // One thread for four queries of a key head.
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, delta, d_out.slice, dq.slice];
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(6)));
+    rec.dispatch(label, &shader, &bindings, &params, grid, shape.work(6));
 }
 
 /// Writes `dk` and `dv`. `delta` is what [`attention_dq`] wrote; key rows must be the rows of the batch.
@@ -69,7 +69,7 @@ pub fn attention_dkv(
     // One thread for four keys.
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let bindings = [tokens, q.slice, k.slice, v.slice, delta, d_out.slice, dk.slice, dv.slice];
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, shape.flops(8)));
+    rec.dispatch(label, &shader, &bindings, &params, grid, shape.work(8));
 }
 
 /// Gradients in f64 over rows at the padded stride, from those of the forward reference.

@@ -101,20 +101,29 @@ impl<'a> Loader<'a> {
                 0 => None,
                 bytes => Some(Buffer::storage(self.gpu, name, rows as u64 * bytes)?),
             };
-            let chunk_rows = (CHUNK_BYTES / tensor.row_bytes().max(1) / unit).max(1) * unit;
-            for start in (0..rows).step_by(chunk_rows) {
-                let end = rows.min(start + chunk_rows);
-                let blocks = self.checkpoint.read_rows(&tensor, first_row + start..first_row + end).await?;
-                let (value, scale) = repack(tensor.dtype, &blocks, cols);
-                values.write(self.gpu, start as u64 * value_bytes, &value);
-                if let Some(scales) = &scales {
-                    scales.write(self.gpu, start as u64 * scale_bytes, &scale);
-                }
-                self.count(blocks.len() as u64)?;
+            let part = Part { first_row, rows, values, scales };
+            if !self.gpu.is_paper() {
+                self.fill(&part, &tensor, (CHUNK_BYTES / tensor.row_bytes().max(1) / unit).max(1) * unit).await?;
             }
-            parts.push(Part { first_row, rows, values, scales });
+            parts.push(part);
         }
         Ok(Frozen { rows, cols, format, parts })
+    }
+
+    /// Reads a part of `tensor`, `chunk_rows` rows at a time.
+    async fn fill(&mut self, part: &Part, tensor: &Tensor, chunk_rows: usize) -> Result<()> {
+        let (value_bytes, scale_bytes) = WeightFormat::of(tensor.dtype).row_bytes(tensor.cols());
+        for start in (0..part.rows).step_by(chunk_rows) {
+            let end = part.rows.min(start + chunk_rows);
+            let blocks = self.checkpoint.read_rows(tensor, part.first_row + start..part.first_row + end).await?;
+            let (value, scale) = repack(tensor.dtype, &blocks, tensor.cols());
+            part.values.write(self.gpu, start as u64 * value_bytes, &value);
+            if let Some(scales) = &part.scales {
+                scales.write(self.gpu, start as u64 * scale_bytes, &scale);
+            }
+            self.count(blocks.len() as u64)?;
+        }
+        Ok(())
     }
 
     /// The linear `module`, whose weight must be `[out_features, in_features]`.
@@ -127,11 +136,13 @@ impl<'a> Loader<'a> {
     pub async fn rms_norm(&mut self, module: &str, width: usize, eps: f32) -> Result<RmsNorm> {
         let name = format!("{module}.weight");
         let tensor = self.expect(&name, &[width])?;
-        let mut values = self.checkpoint.read_f32(&name).await?;
-        values.resize(stride(width), 0.0);
-        let weight = Buffer::storage(self.gpu, &name, values.len() as u64 * 4)?;
-        weight.write(self.gpu, 0, bytemuck::cast_slice(&values));
-        self.count(tensor.size_bytes())?;
+        let weight = Buffer::storage(self.gpu, &name, stride(width) as u64 * 4)?;
+        if !self.gpu.is_paper() {
+            let mut values = self.checkpoint.read_f32(&name).await?;
+            values.resize(stride(width), 0.0);
+            weight.write(self.gpu, 0, bytemuck::cast_slice(&values));
+            self.count(tensor.size_bytes())?;
+        }
         Ok(RmsNorm { weight, width, eps })
     }
 

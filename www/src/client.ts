@@ -24,8 +24,10 @@ import type {
   GenerateResult,
   LoadDatasetOptions,
   LoadModelOptions,
+  MemoryPlan,
   ModelInfo,
   ModelSource,
+  PlanMemoryOptions,
   TrainCallbacks,
   TrainOptions,
   TrainResult,
@@ -104,6 +106,15 @@ export class Engine {
     checkSettings(settings);
     const onEvent = (event: CommandEvent) => event.type === 'progress' && onProgress?.(event.progress);
     return this.#call('loadModel', { source: posted(source), options: settings }, { onEvent, signal });
+  }
+
+  /**
+   * The GPU memory that training would take, known before any of it is. The model need not be loaded: only the headers
+   * of its files are read, and what is loaded stays.
+   */
+  async planMemory(source: ModelSource, options: PlanMemoryOptions = {}): Promise<MemoryPlan> {
+    checkSettings(options);
+    return this.#call('planMemory', { source: posted(source), options });
   }
 
   /** Reads examples as JSON lines: with `messages`, with `prompt` and `completion`, or with `text`. */

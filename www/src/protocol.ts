@@ -10,7 +10,9 @@ import type {
   EngineOptions,
   GenerateOptions,
   GenerateResult,
+  MemoryPlan,
   ModelInfo,
+  PlanMemoryOptions,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -22,6 +24,7 @@ import type {
 export interface Commands {
   create: { options: EngineOptions; result: DeviceInfo };
   loadModel: { source: PostedSource; options: { contextLength?: number }; result: ModelInfo };
+  planMemory: { source: PostedSource; options: PlanMemoryOptions; result: MemoryPlan };
   loadDataset: {
     file: string;
     bytes: Uint8Array<ArrayBuffer>;

@@ -135,14 +135,36 @@ export interface TrainCallbacks {
   signal?: AbortSignal;
 }
 
+/** What to foresee the memory of; what is left out is as in loadModel, newAdapter and train. */
+export interface PlanMemoryOptions {
+  contextLength?: number;
+  r?: number;
+  targetModules?: string[];
+  /** 512 where not given. */
+  tokensPerPass?: number;
+}
+
+/** GPU memory during training, in bytes, to the byte. */
+export interface MemoryPlan {
+  weights: number;
+  /** The factors of the adapter. */
+  adapter: number;
+  /** Gradients and both moments. */
+  optimizer: number;
+  /** What the forward pass keeps for the backward pass. */
+  activations: number;
+  /** What is needed for a moment, and the small things. */
+  workspace: number;
+  total: number;
+}
+
 export interface TrainPlan {
   steps: number;
   batchSize: number;
   tokensPerPass: number;
   passes: number;
   tokensPerEpoch: number;
-  activationBytes: number;
-  optimizerBytes: number;
+  memory: MemoryPlan;
   dispatches: number;
 }
 

@@ -10,7 +10,9 @@ import type {
   EngineOptions,
   GenerateOptions,
   GenerateResult,
+  MemoryPlan,
   ModelInfo,
+  PlanMemoryOptions,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -39,6 +41,7 @@ export interface WasmEngine {
     options: { contextLength?: number },
     onProgress: OnProgress,
   ): Promise<ModelInfo>;
+  planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<MemoryPlan>;
   loadDataset(file: string, bytes: Uint8Array, options: { maxLength?: number }): DatasetReport;
   clearDataset(): void;
   newAdapter(options: AdapterOptions): AdapterInfo;

@@ -4,7 +4,15 @@
  */
 
 import { WebLoraError, errorData, type ErrorData } from './errors.js';
-import type { Command, CommandEvent, CommandName, CommandResult, FromWorker, ToWorker } from './protocol.js';
+import type {
+  Command,
+  CommandEvent,
+  CommandName,
+  CommandResult,
+  FromWorker,
+  PostedSource,
+  ToWorker,
+} from './protocol.js';
 import { openSource } from './sources.js';
 import { StepTimer } from './step-timer.js';
 import type { AdapterFiles, Progress, TrainOptions, TrainResult } from './types.js';
@@ -66,38 +74,33 @@ function emit(id: number, event: CommandEvent, transfer: Transferable[] = []): v
 async function run(id: number, command: Command, signal: AbortSignal): Promise<CommandResult<CommandName>> {
   if (command.type === 'create') return create(command.options);
   if (!engine) throw new WebLoraError({ code: 'not_ready', message: 'The engine has not been created.' });
+  const wasm = engine;
   const onProgress = (progress: Progress) => {
     emit(id, { type: 'progress', progress });
     return !signal.aborted;
   };
   switch (command.type) {
-    case 'loadModel': {
-      const failures: unknown[] = [];
-      try {
-        const files = await openSource(command.source, signal);
-        return await engine.loadModel(watched(files, failures), command.options, onProgress);
-      } catch (error) {
-        if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
-        throw failures[0] ?? error;
-      }
-    }
+    case 'loadModel':
+      return withFiles(command.source, signal, (files) => wasm.loadModel(files, command.options, onProgress));
+    case 'planMemory':
+      return withFiles(command.source, signal, (files) => wasm.planMemory(files, command.options));
     case 'loadDataset':
-      return engine.loadDataset(command.file, command.bytes, command.options);
+      return wasm.loadDataset(command.file, command.bytes, command.options);
     case 'clearDataset':
-      engine.clearDataset();
+      wasm.clearDataset();
       return undefined;
     case 'newAdapter':
-      return engine.newAdapter(command.options);
+      return wasm.newAdapter(command.options);
     case 'loadAdapter':
-      return engine.loadAdapter(command.files.config, command.files.weights);
+      return wasm.loadAdapter(command.files.config, command.files.weights);
     case 'adapterInfo':
-      return engine.adapterInfo();
+      return wasm.adapterInfo();
     case 'saveAdapter':
-      return engine.saveAdapter();
+      return wasm.saveAdapter();
     case 'train':
-      return train(engine, id, command.options, signal, onProgress);
+      return train(wasm, id, command.options, signal, onProgress);
     case 'generate':
-      return engine.generate(command.options, (text) => {
+      return wasm.generate(command.options, (text) => {
         emit(id, { type: 'token', text });
         return !signal.aborted;
       });
@@ -123,6 +126,21 @@ async function adapterName(): Promise<string> {
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
   const { vendor = '', architecture = '' } = adapter?.info ?? {};
   return [vendor, architecture].filter(Boolean).join(' ') || 'GPU';
+}
+
+/** Hands on the files of a source. What is thrown is what a read failed with, where one did. */
+async function withFiles<Result>(
+  source: PostedSource,
+  signal: AbortSignal,
+  use: (files: readonly ByteSource[]) => Promise<Result>,
+): Promise<Result> {
+  const failures: unknown[] = [];
+  try {
+    return await use(watched(await openSource(source, signal), failures));
+  } catch (error) {
+    if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
+    throw failures[0] ?? error;
+  }
 }
 
 /** The same sources; what fails in a read is kept, as the engine can only say that a read failed. */
@@ -188,6 +206,6 @@ async function copyAdapter(engine: WasmEngine, id: number): Promise<void> {
 
 /** Buffers to move rather than copy: those of an adapter. */
 function transfers(result: CommandResult<CommandName> | AdapterFiles): Transferable[] {
-  if (typeof result !== 'object' || !('weights' in result)) return [];
+  if (typeof result !== 'object' || !('config' in result)) return [];
   return [result.config.buffer, result.weights.buffer];
 }
