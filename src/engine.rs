@@ -11,6 +11,7 @@ use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer};
 use crate::lora::{Adapter, ModuleShape};
 use crate::model::{self, Architecture};
+use crate::profile::Profile;
 use crate::train::{Batches, MAX_TOKENS, MemoryPlan, TrainOptions, Trainer};
 use crate::{Error, Result};
 
@@ -473,6 +474,15 @@ impl Engine {
             skipped: metrics.skipped,
         };
         Ok((run.reported == run.total, Some(report)))
+    }
+
+    /// Times every kernel of the run's next step (or its first, where it has ended), which is not taken: nothing changes.
+    pub async fn profile(&self) -> Result<Profile> {
+        let (Some(run), Some(dataset)) = (&self.run, &self.dataset) else {
+            return not_ready("start training first");
+        };
+        let step = run.submitted % run.total;
+        run.trainer.profile(&run.batches.passes(step, &dataset.examples, run.trainer.max_tokens())).await
     }
 
     /// Frees what training needs; the adapter stays.

@@ -9,6 +9,7 @@ mod plan;
 mod recording;
 mod shader;
 mod slots;
+mod timing;
 
 pub use buffer::Buffer;
 pub use counted::Counts;
@@ -16,3 +17,4 @@ pub use device::{DeviceInfo, DeviceOptions, Gpu};
 pub use plan::{Plan, Readback};
 pub use recording::{Command, Extent, Grid, Recording, Rows, Slice, Step, Work};
 pub use shader::Shader;
+pub use timing::EntryTime;

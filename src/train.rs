@@ -17,6 +17,7 @@ use crate::kernels::grad_norm::grad_norm;
 use crate::layers::Batch;
 use crate::lora::Adapter;
 use crate::model::Architecture;
+use crate::profile::Profile;
 use crate::{Error, Result};
 
 /// How long one submit may keep the GPU busy: far below every watchdog, far above the cost of a submit.
@@ -111,6 +112,7 @@ impl Trainer {
 
         let update = {
             let mut rec = Recording::new(&batch.step, max_tokens);
+            rec.phase("update");
             let n = (arena_bytes / 4) as usize;
             let [params, grads, exp_avg, exp_avg_sq, metrics, report] =
                 [adapter.params(), &grads, &exp_avg, &exp_avg_sq, &metrics, &report].map(|buffer| rec.external(buffer));
@@ -149,7 +151,7 @@ impl Trainer {
 
     /// Bytes that the forward pass keeps for the backward pass.
     pub fn activation_bytes(&self) -> u64 {
-        self.pass.alive_bytes()
+        self.pass.kept_bytes()
     }
 
     /// Bytes of gradients and moments.
@@ -205,6 +207,29 @@ impl Trainer {
             .try_into()
             .map_err(|_| Error::Gpu { message: "the report of a step has another size".into() })?;
         Ok(StepMetrics { loss, grad_norm, skipped: finite != 1.0 })
+    }
+
+    /// Times every kernel of a step over `passes`. Adapter and moments stay as they are.
+    pub async fn profile(&self, passes: &[Pass]) -> Result<Profile> {
+        // The step of an optimiser that forgets nothing and learns nothing.
+        let still = Step {
+            beta1: 1.0,
+            beta2: 1.0,
+            bias_correction1: 1.0,
+            bias_correction2: 1.0,
+            eps: 1.0,
+            ..Default::default()
+        };
+        let step = Step { loss_scale: loss_scale(passes), ..still };
+        let mut times = vec![];
+        for pass in passes {
+            self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+            times.extend(self.pass.profile(&self.gpu, &pass.step(step)).await?);
+        }
+        times.extend(self.update.profile(&self.gpu, &step).await?);
+        self.gpu.check()?;
+        let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
+        Ok(Profile::new(self.gpu.info(), tokens, &times))
     }
 
     /// Mean loss of `passes` and its gradients as an arena ([`Adapter::unpack`] reads it), without an update.

@@ -170,6 +170,11 @@ impl Engine {
         to_js(&StepResult { done, report })
     }
 
+    /// Times every kernel of the next step, which is not taken.
+    pub async fn profile(&self) -> JsResult<JsValue> {
+        to_js(&self.engine.profile().await.map_err(to_js_error)?)
+    }
+
     /// Frees what training needs; the adapter stays.
     #[wasm_bindgen(js_name = endTraining)]
     pub fn end_training(&mut self) {

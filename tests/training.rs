@@ -47,7 +47,11 @@ fn tiny_model() -> Vec<Rc<dyn ByteSource>> {
 }
 
 async fn engine() -> Engine {
-    let mut engine = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    engine_with(DeviceOptions { default_limits: true }).await
+}
+
+async fn engine_with(options: DeviceOptions) -> Engine {
+    let mut engine = Engine::new(options).await.unwrap();
     let info = engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
     assert!(info.has_tokenizer && info.has_chat_template);
     engine
@@ -114,6 +118,38 @@ engine_test!(one_seed_gives_the_same_bytes, async {
         files.push(engine.save_adapter().await.unwrap());
     }
     assert!(files[0] == files[1] && files[0].1 != files[2].1);
+});
+
+engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
+    // With the GPU's clock, where it has one, and without.
+    for default_limits in [false, true] {
+        let mut weights = vec![];
+        for profiled in [false, true] {
+            let mut engine = engine_with(DeviceOptions { default_limits }).await;
+            engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+            let plan = engine.start_training(options(4), &mut |_| ()).await.unwrap();
+            engine.train_step().await.unwrap();
+            if profiled {
+                let profile = engine.profile().await.unwrap();
+                assert!(profile.timestamps == engine.device().timestamps && !(default_limits && profile.timestamps));
+                let kernels: usize =
+                    profile.ops.iter().filter(|op| !["clear", "copy"].contains(&op.kernel)).map(|op| op.count).sum();
+                assert!(
+                    kernels > plan.dispatches / 2 && kernels <= plan.dispatches,
+                    "{kernels} of {}",
+                    plan.dispatches
+                );
+                let shares: f64 = profile.ops.iter().map(|op| op.share).sum();
+                assert!(profile.seconds > 0.0 && (shares - 1.0).abs() < 1e-9, "{profile}");
+                for phase in ["forward", "backward", "update"] {
+                    assert!(profile.ops.iter().any(|op| op.phase == phase), "{phase}: {profile}");
+                }
+            }
+            while !engine.train_step().await.unwrap().0 {}
+            weights.push(engine.save_adapter().await.unwrap().1);
+        }
+        assert!(weights[0] == weights[1]);
+    }
 });
 
 engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
@@ -200,6 +236,7 @@ engine_test!(what_cannot_be_done_is_said, async {
     not_ready(empty.new_adapter(LoraOptions::default()).map(drop));
     not_ready(empty.start_training(options(1), &mut |_| ()).await.map(drop));
     not_ready(empty.train_step().await.map(drop));
+    not_ready(empty.profile().await.map(drop));
     not_ready(empty.save_adapter().await.map(drop));
 
     let mut engine = engine().await;

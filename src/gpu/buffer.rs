@@ -59,6 +59,12 @@ impl Buffer {
         Self::new(gpu, label, size_bytes, wgpu::BufferUsages::UNIFORM)
     }
 
+    /// Room for `n` timestamps, 8 bytes each.
+    pub(super) fn timestamps(gpu: &Gpu, n: u32) -> Self {
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        Self { inner: Rc::new(Inner::new(gpu, "timestamps", 8 * u64::from(n), usage)) }
+    }
+
     fn new(gpu: &Gpu, label: &str, size_bytes: u64, usage: wgpu::BufferUsages) -> Result<Self> {
         let size_bytes = size_bytes.max(16).next_multiple_of(16);
         let largest = gpu.info().max_buffer_size;

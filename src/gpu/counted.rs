@@ -17,6 +17,8 @@ pub struct Counts {
     pub shader_modules: u64,
     /// Pipelines made.
     pub pipelines: u64,
+    /// Sets of timestamps made.
+    pub query_sets: u64,
     /// Buffers mapped to be read.
     pub maps: u64,
     /// Submits to the queue.
@@ -80,6 +82,21 @@ impl Counted {
         self.device.create_compute_pipeline(descriptor)
     }
 
+    /// A set of `n` timestamps.
+    pub(super) fn create_timestamps(&self, n: u32) -> wgpu::QuerySet {
+        self.count(|counts| counts.query_sets += 1);
+        self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("timestamps"),
+            ty: wgpu::QueryType::Timestamp,
+            count: n,
+        })
+    }
+
+    /// Seconds from one value of a timestamp to the next.
+    pub(super) fn timestamp_seconds(&self) -> f64 {
+        f64::from(self.queue.get_timestamp_period()) * 1e-9
+    }
+
     /// Asks for a buffer's bytes; `done` is told when they are there.
     pub(super) fn map(
         &self,
@@ -107,6 +124,11 @@ impl Counted {
     /// Waits until the device has seen everything asked of it.
     pub(super) async fn settle(&self) {
         self.device.push_error_scope(wgpu::ErrorFilter::Internal).pop().await;
+    }
+
+    /// `done` is told when all submitted work is.
+    pub(super) fn on_done(&self, done: impl FnOnce() + Send + 'static) {
+        self.queue.on_submitted_work_done(done);
     }
 
     /// Waits for all submitted work.

@@ -31,6 +31,8 @@ pub struct DeviceInfo {
     pub max_buffer_size: u64,
     /// Bytes one binding may have.
     pub max_storage_buffer_binding_size: u64,
+    /// Its own clock can time kernels.
+    pub timestamps: bool,
 }
 
 /// What went wrong outside any call: the first error wins, as the rest usually follow from it.
@@ -60,9 +62,11 @@ impl Gpu {
             })
             .await
             .map_err(|error| Error::NoAdapter { message: error.to_string() })?;
+        let wanted = if options.default_limits { wgpu::Features::empty() } else { wgpu::Features::TIMESTAMP_QUERY };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("web-lora"),
+                required_features: adapter.features() & wanted,
                 required_limits: if options.default_limits { wgpu::Limits::defaults() } else { adapter.limits() },
                 ..Default::default()
             })
@@ -97,6 +101,7 @@ impl Gpu {
             driver: format!("{} {}", found.driver, found.driver_info).trim().to_owned(),
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            timestamps: device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         };
         let device = Counted::new(device, queue);
         Ok(Self { device: Some(device), info, failure, allocated: Rc::default(), pipelines: RefCell::default() })
@@ -160,6 +165,15 @@ impl Gpu {
         if let Err(error) = self.device().wait() {
             record(&self.failure, Error::DeviceLost { message: error.to_string() });
         }
+    }
+
+    /// Waits for all submitted work, in a browser too.
+    pub(super) async fn idle(&self) {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.device().on_done(move || sender.send(()).unwrap_or_default());
+        self.wait();
+        // A lost device may drop the sender: then there is nothing to wait for.
+        receiver.await.unwrap_or_default();
     }
 
     /// The pipeline of a shader, compiled at its first use.

@@ -6,7 +6,7 @@ use super::buffer::Staging;
 use super::recording::{Command, Place, Recording, Slice, Step};
 use super::shader::Pipeline;
 use super::slots::Slots;
-use super::{Buffer, Extent, Gpu, Grid, Work};
+use super::{Buffer, Gpu, Grid, Work};
 use crate::Result;
 
 /// Work submitted at once before the first replay has been timed: small, so that a slow GPU's watchdog stays quiet.
@@ -22,20 +22,81 @@ pub struct Plan {
     n_dispatches: usize,
     /// All that bind groups refer to: a buffer's memory goes when its last handle does.
     _resources: Vec<Buffer>,
-    transient_bytes: u64,
-    alive_bytes: u64,
+    kept_bytes: u64,
     /// Floating-point operations between two submits.
     slice_flops: std::cell::Cell<u64>,
 }
 
-enum Entry {
-    Dispatch { pipeline: Rc<Pipeline>, bind_group: wgpu::BindGroup, grid: Grid, work: Work },
+/// A command with everything it needs.
+pub(super) struct Entry {
+    pub(super) label: String,
+    pub(super) phase: &'static str,
+    /// The shader's name, or `clear` or `copy`.
+    pub(super) kernel: &'static str,
+    /// Bytes bound: those that hold the rows of the recording's capacity, and the others.
+    row_bytes: u64,
+    other_bytes: u64,
+    action: Action,
+}
+
+enum Action {
+    Dispatch { pipeline: Rc<Pipeline>, bind_group: wgpu::BindGroup, grid: Grid, work: Work, capacity: usize },
     Clear { buffer: Buffer, offset_bytes: u64, size_bytes: u64 },
     Copy { from: (Buffer, u64), to: (Buffer, u64), size_bytes: u64 },
 }
 
+impl Entry {
+    /// False for a dispatch without workgroups.
+    pub(super) fn has_work(&self, step: &Step) -> bool {
+        !matches!(&self.action, Action::Dispatch { grid, .. } if grid.iter().any(|extent| extent.count(step) == 0))
+    }
+
+    /// Floating-point operations in a step.
+    pub(super) fn flops(&self, step: &Step) -> u64 {
+        if let Action::Dispatch { work, .. } = &self.action { work.flops(step) } else { 0 }
+    }
+
+    /// Bytes that hold something in a step.
+    pub(super) fn bytes(&self, step: &Step) -> u64 {
+        let used = match &self.action {
+            Action::Dispatch { work, capacity, .. } => f64::from(work.rows.count(step)) / (*capacity).max(1) as f64,
+            _ => 1.0,
+        };
+        self.other_bytes + (self.row_bytes as f64 * used) as u64
+    }
+
+    pub(super) fn is_dispatch(&self) -> bool {
+        matches!(self.action, Action::Dispatch { .. })
+    }
+
+    /// Encodes a dispatch that has work.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass, step: &Step) {
+        if let Action::Dispatch { pipeline, bind_group, grid, .. } = &self.action {
+            let [x, y, z] = grid.map(|extent| extent.count(step));
+            pass.set_pipeline(&pipeline.wgpu);
+            pass.set_bind_group(0, bind_group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+
+    /// Encodes a clear or a copy.
+    pub(super) fn transfer(&self, encoder: &mut wgpu::CommandEncoder) {
+        match &self.action {
+            Action::Dispatch { .. } => {}
+            Action::Clear { buffer, offset_bytes, size_bytes } => {
+                encoder.clear_buffer(buffer.inner.wgpu(), *offset_bytes, Some(*size_bytes));
+            }
+            Action::Copy { from, to, size_bytes } => {
+                let (source, target) = (from.0.inner.wgpu(), to.0.inner.wgpu());
+                encoder.copy_buffer_to_buffer(source, from.1, target, to.1, *size_bytes);
+            }
+        }
+    }
+}
+
 impl Plan {
-    /// Allocates memory, compiles pipelines and makes bind groups (on paper, only counts the memory). `progress` is told (done, total) commands.
+    /// Allocates memory, compiles pipelines and makes bind groups; on paper, only counts the memory.
+    /// `progress` is told (done, total) commands.
     ///
     /// Errors when the device lacks the memory or a shader does not compile there.
     pub async fn new(gpu: &Gpu, recording: &Recording, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
@@ -67,11 +128,12 @@ impl Plan {
             (Place::Transient { .. }, Some(slot)) => slots[slot].clone(),
             (Place::Transient { .. }, None) => unreachable!("a used buffer has a slot"),
         };
+        let is_transient = |slice: &&Slice| matches!(recording.buffers[slice.buffer].place, Place::Transient { .. });
         let mut params_of = params_at.iter().copied();
         let mut entries = vec![];
         let commands = if gpu.is_paper() { &[] } else { &recording.commands[..] };
         for (at, command) in commands.iter().enumerate() {
-            entries.push(match command {
+            let (label, kernel, slices, action) = match command {
                 Command::Dispatch { label, shader, bindings, grid, work, .. } => {
                     let pipeline = gpu.pipeline(shader);
                     let (offset, size) = params_of.next().expect("one per dispatch");
@@ -98,19 +160,26 @@ impl Plan {
                         layout: &pipeline.layout,
                         entries: &groups,
                     });
-                    Entry::Dispatch { pipeline, bind_group, grid: *grid, work: *work }
+                    let capacity = recording.capacity(work.rows);
+                    let action = Action::Dispatch { pipeline, bind_group, grid: *grid, work: *work, capacity };
+                    (label, shader.name(), bindings.clone(), action)
                 }
-                Command::Clear(slice) => Entry::Clear {
-                    buffer: place(slice),
-                    offset_bytes: slice.offset_bytes,
-                    size_bytes: slice.size_bytes,
-                },
-                Command::Copy { from, to } => Entry::Copy {
-                    from: (place(from), from.offset_bytes),
-                    to: (place(to), to.offset_bytes),
-                    size_bytes: from.size_bytes,
-                },
-            });
+                Command::Clear(slice) => {
+                    let Slice { offset_bytes, size_bytes, .. } = *slice;
+                    let action = Action::Clear { buffer: place(slice), offset_bytes, size_bytes };
+                    (&recording.buffers[slice.buffer].label, "clear", vec![*slice], action)
+                }
+                Command::Copy { from, to } => {
+                    let size_bytes = from.size_bytes;
+                    let [source, target] = [from, to].map(|slice| (place(slice), slice.offset_bytes));
+                    let action = Action::Copy { from: source, to: target, size_bytes };
+                    (&recording.buffers[to.buffer].label, "copy", vec![*from, *to], action)
+                }
+            };
+            let all: u64 = slices.iter().map(|slice| slice.size_bytes).sum();
+            let row_bytes: u64 = slices.iter().filter(is_transient).map(|slice| slice.size_bytes).sum();
+            let (label, phase) = (label.clone(), recording.phase_of(at));
+            entries.push(Entry { label, phase, kernel, row_bytes, other_bytes: all - row_bytes, action });
             progress(at + 1, commands.len());
         }
         gpu.settle().await?;
@@ -123,21 +192,15 @@ impl Plan {
             step: recording.step.clone(),
             n_dispatches: params_at.len(),
             entries,
-            transient_bytes: assigned.size_bytes(),
-            alive_bytes: recording.marked.map_or(0, |at| recording.alive_bytes(at)),
+            kept_bytes: recording.kept_bytes(),
             _resources: resources,
             slice_flops: std::cell::Cell::new(FIRST_SLICE_FLOPS),
         })
     }
 
-    /// Bytes allocated for transient buffers.
-    pub fn transient_bytes(&self) -> u64 {
-        self.transient_bytes
-    }
-
-    /// Of those, bytes that hold something across the recording's [`Recording::mark`].
-    pub fn alive_bytes(&self) -> u64 {
-        self.alive_bytes
+    /// Bytes of transient buffers that the recording's first phase leaves for the second.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
     }
 
     /// Kernels in it.
@@ -147,8 +210,15 @@ impl Plan {
 
     /// Floating-point operations of the kernels that state them, in one replay.
     pub fn flops(&self, step: &Step) -> u64 {
-        let flops = |entry: &Entry| if let Entry::Dispatch { work, .. } = entry { work.flops(step) } else { 0 };
-        self.entries.iter().map(flops).sum()
+        self.entries.iter().map(|entry| entry.flops(step)).sum()
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(super) fn write(&self, gpu: &Gpu, step: &Step) {
+        self.step.write(gpu, 0, bytemuck::bytes_of(step));
     }
 
     /// Sets how much work one submit may hold, from a measured rate.
@@ -164,7 +234,7 @@ impl Plan {
     /// Replays `plans`, recorded over one step buffer, one after another in a single submit, or as few as their slices
     /// need. `report` is a buffer to copy out at the end, whose bytes are asked for.
     pub fn replay_all(gpu: &Gpu, plans: &[&Self], step: &Step, report: Option<(&Readback, &Buffer)>) {
-        plans[0].step.write(gpu, 0, bytemuck::bytes_of(step));
+        plans[0].write(gpu, step);
         let mut encoder = gpu.device().encoder();
         let mut flops = 0;
         for plan in plans {
@@ -195,28 +265,18 @@ impl Plan {
         mut at: usize,
         mut flops: u64,
     ) -> (usize, u64) {
-        match &self.entries[at] {
-            Entry::Clear { buffer, offset_bytes, size_bytes } => {
-                encoder.clear_buffer(buffer.inner.wgpu(), *offset_bytes, Some(*size_bytes));
-                return (at + 1, flops);
-            }
-            Entry::Copy { from, to, size_bytes } => {
-                encoder.copy_buffer_to_buffer(from.0.inner.wgpu(), from.1, to.0.inner.wgpu(), to.1, *size_bytes);
-                return (at + 1, flops);
-            }
-            Entry::Dispatch { .. } => {}
+        if !self.entries[at].is_dispatch() {
+            self.entries[at].transfer(encoder);
+            return (at + 1, flops);
         }
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        while let Some(Entry::Dispatch { pipeline, bind_group, grid, work }) = self.entries.get(at) {
-            let [x, y, z] = grid.map(|extent: Extent| extent.count(step));
+        while let Some(entry) = self.entries.get(at).filter(|entry| entry.is_dispatch()) {
             at += 1;
-            if x * y * z == 0 {
+            if !entry.has_work(step) {
                 continue;
             }
-            pass.set_pipeline(&pipeline.wgpu);
-            pass.set_bind_group(0, bind_group, &[]);
-            pass.dispatch_workgroups(x, y, z);
-            flops += work.flops(step);
+            entry.dispatch(&mut pass, step);
+            flops += entry.flops(step);
             if flops >= self.slice_flops.get() {
                 break;
             }

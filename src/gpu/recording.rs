@@ -195,7 +195,8 @@ pub struct Recording {
     pub(super) buffers: Vec<Virtual>,
     pub(super) commands: Vec<Command>,
     scope: Vec<String>,
-    pub(super) marked: Option<usize>,
+    /// Where each phase after `forward` begins.
+    phases: Vec<(usize, &'static str)>,
 }
 
 impl Recording {
@@ -207,7 +208,7 @@ impl Recording {
             buffers: vec![],
             commands: vec![],
             scope: vec![],
-            marked: None,
+            phases: vec![],
         }
     }
 
@@ -280,9 +281,19 @@ impl Recording {
         self.commands.push(Command::Copy { from, to });
     }
 
-    /// Marks where the forward pass ends and the backward pass begins: what is alive here is what it keeps.
-    pub fn mark_backward(&mut self) {
-        self.marked = Some(self.commands.len());
+    /// What is recorded from here on belongs to `phase`; what is recorded before any such call, to `forward`.
+    pub fn phase(&mut self, phase: &'static str) {
+        self.phases.push((self.commands.len(), phase));
+    }
+
+    /// The phase of command `at`.
+    pub(super) fn phase_of(&self, at: usize) -> &'static str {
+        self.phases.iter().rev().find(|(start, _)| *start <= at).map_or("forward", |(_, phase)| phase)
+    }
+
+    /// Where the first phase ends.
+    pub(super) fn first_phase_end(&self) -> usize {
+        self.phases.first().map_or(self.commands.len(), |(start, _)| *start)
     }
 
     /// Labels inside `record` start with `name`.

@@ -35,16 +35,12 @@ impl Slots {
         }
         Self { of, sizes }
     }
-
-    /// Bytes of all.
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.sizes.iter().sum()
-    }
 }
 
 impl Recording {
-    /// Bytes of the transient buffers that are used both before command `at` and from it on.
-    pub(super) fn alive_bytes(&self, at: usize) -> u64 {
+    /// Bytes of the transient buffers that the first phase uses and later ones too.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let at = self.first_phase_end();
         transients(self).filter(|&(_, _, (first, last))| first < at && at <= last).map(|(_, size, _)| size).sum()
     }
 }
@@ -86,7 +82,7 @@ mod tests {
         };
         let saved: Vec<Slice> = (0..n).map(|at| rec.transient(&format!("kept{at}"), kept)).collect();
         (0..n).for_each(|at| layer(&mut rec, at, saved[at]));
-        rec.mark_backward();
+        rec.phase("backward");
         (0..n).rev().for_each(|at| layer(&mut rec, at, saved[at]));
         rec
     }
@@ -102,7 +98,7 @@ mod tests {
             rivals.for_each(|(b, ..)| assert_ne!(slots.of[*a], slots.of[*b]));
         }
         // Nine that are kept, and the largest of those for a moment.
-        assert_eq!(slots.size_bytes(), 9 * 16_000 + 9 * 16);
-        assert_eq!(rec.alive_bytes(rec.marked.unwrap()), 9 * 16_000);
+        assert_eq!(slots.sizes.iter().sum::<u64>(), 9 * 16_000 + 9 * 16);
+        assert_eq!(rec.kept_bytes(), 9 * 16_000);
     }
 }
