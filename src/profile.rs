@@ -103,7 +103,7 @@ impl fmt::Display for Profile {
             let Op { phase, module, kernel, count, seconds, share, .. } = op;
             let (flops, bytes) = (op.gigaflops_per_second, op.gigabytes_per_second);
             let (percent, ms) = (share * 100.0, seconds * 1e3);
-            writeln!(f, "{percent:>5.1}% {ms:>9.2} {count:>5} {flops:>8.1} {bytes:>7.1}  {phase} {module} {kernel}")?;
+            writeln!(f, "{percent:>5.1}% {ms:>9.2} {count:>5} {flops:>8.1} {bytes:>7.2}  {phase} {module} {kernel}")?;
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ mod tests {
         let Op { count, share, gigaflops_per_second, gigabytes_per_second, .. } = profile.ops[1];
         assert_eq!((count, share, gigaflops_per_second, gigabytes_per_second), (2, 0.4, 1.0, 0.5));
         assert!(
-            profile.to_string().contains(" 40.0%      4.00     2      1.0     0.5  forward layers.mlp.up_proj matmul")
+            profile.to_string().contains(" 40.0%      4.00     2      1.0    0.50  forward layers.mlp.up_proj matmul")
         );
     }
 }
