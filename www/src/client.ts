@@ -28,6 +28,7 @@ import type {
   ModelInfo,
   ModelSource,
   PlanMemoryOptions,
+  Profile,
   TrainCallbacks,
   TrainOptions,
   TrainResult,
@@ -178,6 +179,12 @@ export class Engine {
       if (event.type === 'adapter') this.#lastAdapter = event.files;
     };
     return this.#call('train', { options }, { onEvent, signal: callbacks.signal });
+  }
+
+  /** Times every kernel of one step of a training with these options. The adapter stays as it is. */
+  async profile(options: TrainOptions = {}): Promise<Profile> {
+    checkSettings(options);
+    return this.#call('profile', { options });
   }
 
   /** Answers. Stopping by `signal` does not reject: the answer so far is the result. */

@@ -13,6 +13,7 @@ import type {
   MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
+  Profile,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -37,6 +38,7 @@ export interface Commands {
   adapterInfo: { result: AdapterInfo | undefined };
   saveAdapter: { result: AdapterFiles };
   train: { options: TrainOptions; result: TrainResult };
+  profile: { options: TrainOptions; result: Profile };
   generate: { options: GenerateOptions; result: GenerateResult };
 }
 

@@ -8,6 +8,8 @@ export interface DeviceInfo {
   software: boolean;
   maxBufferSize: number;
   maxStorageBufferBindingSize: number;
+  /** True where its own clock can time kernels. */
+  timestamps: boolean;
 }
 
 export interface EngineOptions {
@@ -189,6 +191,37 @@ export interface TrainResult {
   /** Steps done. */
   steps: number;
   stopped: 'end' | 'cancelled';
+}
+
+/** Where the time of a training step goes. Kernels are timed one by one, so what matters are the shares. */
+export interface Profile {
+  device: string;
+  /** True where the GPU's own clock told the times (browsers round it, often to 0.1 ms); else waiting did. */
+  timestamps: boolean;
+  /** Tokens of the step. */
+  tokens: number;
+  /** Sum of all. */
+  seconds: number;
+  /** The longest first. */
+  ops: ProfileOp[];
+}
+
+/** One kernel in one kind of module, all layers together. */
+export interface ProfileOp {
+  phase: 'forward' | 'backward' | 'update';
+  /** Path in the model, without the layer's number: `layers.mlp.down_proj`. */
+  module: string;
+  /** Name of the shader; `clear` and `copy` are the driver's. */
+  kernel: string;
+  /** Dispatches. */
+  count: number;
+  seconds: number;
+  /** Of the step, 0 to 1. */
+  share: number;
+  /** 0 for kernels that do not state what they compute. */
+  gigaflopsPerSecond: number;
+  /** As if each byte the kernel was given were read or written once. */
+  gigabytesPerSecond: number;
 }
 
 export interface Message {

@@ -13,6 +13,7 @@ import type {
   MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
+  Profile,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -51,6 +52,8 @@ export interface WasmEngine {
   startTraining(options: TrainOptions, onProgress: OnProgress): Promise<TrainPlan>;
   /** One optimiser step. Its report may come a step late; the last comes with `done`. */
   trainStep(): Promise<{ done: boolean; report?: StepReport }>;
+  /** Of the next step of a training that was started. */
+  profile(): Promise<Profile>;
   endTraining(): void;
   generate(options: GenerateOptions, onToken: (text: string) => boolean): Promise<GenerateResult>;
 }

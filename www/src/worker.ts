@@ -15,7 +15,7 @@ import type {
 } from './protocol.js';
 import { openSource } from './sources.js';
 import { StepTimer } from './step-timer.js';
-import type { AdapterFiles, Progress, TrainOptions, TrainResult } from './types.js';
+import type { AdapterFiles, Profile, Progress, TrainOptions, TrainResult } from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
 
 /** While training, the main thread gets a copy of the adapter after so many steps or so long, whichever is first. */
@@ -99,6 +99,8 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
       return wasm.saveAdapter();
     case 'train':
       return train(wasm, id, command.options, signal, onProgress);
+    case 'profile':
+      return profile(wasm, command.options, onProgress);
     case 'generate':
       return wasm.generate(command.options, (text) => {
         emit(id, { type: 'token', text });
@@ -197,6 +199,17 @@ async function train(
   engine.endTraining();
   await copyAdapter(engine, id);
   return { steps, stopped: done ? 'end' : 'cancelled' };
+}
+
+async function profile(
+  engine: WasmEngine,
+  options: TrainOptions,
+  onProgress: (progress: Progress) => boolean,
+): Promise<Profile> {
+  await engine.startTraining(options, onProgress);
+  const profile = await engine.profile();
+  engine.endTraining();
+  return profile;
 }
 
 async function copyAdapter(engine: WasmEngine, id: number): Promise<void> {
