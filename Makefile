@@ -1,8 +1,9 @@
-# make run    builds everything, fetches the default model once, serves the page and prints its address
-# make test   runs every test there is
-# make demo   trains without a person: drives the page in headless Chromium and prints what it shows
-#             MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
-#             STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
+# make run      builds everything, fetches the default model once, serves the page and prints its address
+# make test     runs every test there is
+# make demo     trains without a person: drives the page in headless Chromium and prints what it shows
+#               MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
+#               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
+# make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
 # Each does its own set-up and skips what is done already.
 
 SHELL := bash
@@ -23,10 +24,10 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo test test-rust test-model test-wasm test-www
+.PHONY: help setup model build run demo profile test test-rust test-model test-wasm test-www
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
 
 setup:
 	@.ci/setup wasm npm browser
@@ -57,6 +58,10 @@ export $(DEMO_VARIABLES)
 demo: $(SITE) $(if $(MODEL),,$(MODEL_FILE))
 	@.ci/setup npm browser
 	@node www/demo/demo.mjs
+
+# On the machine's own GPU where it has one.
+profile: $(MODEL_FILE)
+	XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo bench --bench profile
 
 # Fast and likely to fail first: formatting, lints, then the suites from the inside out.
 test: setup test-rust test-model test-wasm test-www

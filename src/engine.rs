@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
-use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
+use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Tensor, Tokenizer};
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
 use crate::model::{self, Architecture};
-use crate::train::{Batches, MAX_TOKENS, TrainOptions, Trainer};
+use crate::profile::Profile;
+use crate::train::{Batches, MAX_TOKENS, MemoryPlan, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 /// Positions a model is loaded for where the caller does not say.
@@ -83,6 +84,33 @@ impl Default for LoraOptions {
     }
 }
 
+impl LoraOptions {
+    /// What PEFT would write, for the model `base` with linears of these `shapes`.
+    fn config(self, base: &str, groups: &[ModuleGroup]) -> LoraConfig {
+        LoraConfig {
+            r: self.r,
+            lora_alpha: self.lora_alpha,
+            use_rslora: self.use_rslora,
+            target_modules: self.target_modules.unwrap_or_else(|| kinds(groups)),
+            base_model_name_or_path: Some(base.to_owned()),
+        }
+    }
+}
+
+/// What to foresee the memory of.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanOptions {
+    /// As for [`Engine::load_model`].
+    pub context_length: Option<usize>,
+    /// As in [`LoraOptions`].
+    pub r: Option<usize>,
+    /// As in [`LoraOptions`].
+    pub target_modules: Option<Vec<String>>,
+    /// As in [`TrainOptions`]; 512 where not given.
+    pub tokens_per_pass: Option<usize>,
+}
+
 /// What an adapter is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,10 +145,8 @@ pub struct TrainPlan {
     pub passes: usize,
     /// Tokens of all examples.
     pub tokens_per_epoch: usize,
-    /// Bytes of activations and workspace.
-    pub activation_bytes: u64,
-    /// Bytes of gradients and moments.
-    pub optimizer_bytes: u64,
+    /// The GPU's memory in use.
+    pub memory: MemoryPlan,
     /// Kernels of a pass and the update.
     pub dispatches: usize,
 }
@@ -173,6 +199,8 @@ pub enum Prompt {
 struct Loaded {
     architecture: Box<dyn Architecture>,
     name: String,
+    /// On the GPU.
+    weight_bytes: u64,
     tokenizer: Result<Tokenizer>,
     template: Option<ChatTemplate>,
 }
@@ -197,6 +225,17 @@ pub struct Engine {
     adapter: Option<(Adapter, usize)>,
     run: Option<Run>,
     generator: Option<Generator>,
+}
+
+/// A number of tokens that kernels can work on.
+fn within(name: &str, value: Option<usize>, default: usize) -> Result<usize> {
+    match value.unwrap_or(default) {
+        value if (16..=MAX_TOKENS).contains(&value) => Ok(value),
+        value => {
+            let allowed = format!("16 to {MAX_TOKENS}");
+            Err(Error::BadSetting { name: name.into(), value: value.to_string(), allowed })
+        }
+    }
 }
 
 fn not_ready<T>(message: &str) -> Result<T> {
@@ -226,6 +265,16 @@ impl Engine {
         &self.products
     }
 
+    /// Bytes of GPU memory in use.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.gpu.allocated_bytes()
+    }
+
+    /// What has been asked of the GPU so far.
+    pub fn counts(&self) -> Counts {
+        self.gpu.counts()
+    }
+
     /// Loads a GGUF file or the files of a Hugging Face folder, in place of what was loaded. `progress` returns false
     /// to stop.
     pub async fn load_model(
@@ -234,17 +283,15 @@ impl Engine {
         context_length: Option<usize>,
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<ModelInfo> {
-        let context_length = context_length.unwrap_or(DEFAULT_CONTEXT);
-        if !(16..=MAX_TOKENS).contains(&context_length) {
-            let (value, allowed) = (context_length.to_string(), format!("16 to {MAX_TOKENS}"));
-            return Err(Error::BadSetting { name: "contextLength".into(), value, allowed });
-        }
+        let context_length = within("contextLength", context_length, DEFAULT_CONTEXT)?;
         self.end_training();
         (self.generator, self.adapter, self.dataset, self.model) = (None, None, None, None);
         progress(Progress { phase: "open", loaded: 0, total: 1 });
         let checkpoint = Checkpoint::open(files).await?;
         let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
+        let before = self.gpu.allocated_bytes();
         let architecture = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
+        let weight_bytes = self.gpu.allocated_bytes() - before;
         let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template()?);
         let config = architecture.config();
         if let Some(tokenizer) = tokenizer.as_ref().ok().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
@@ -269,8 +316,28 @@ impl Engine {
             has_tokenizer: tokenizer.is_ok(),
             has_chat_template: template.is_some(),
         };
-        self.model = Some(Loaded { architecture, name: checkpoint.name().to_owned(), tokenizer, template });
+        let name = checkpoint.name().to_owned();
+        self.model = Some(Loaded { architecture, name, weight_bytes, tokenizer, template });
         Ok(info)
+    }
+
+    /// The GPU memory that training on this GPU would need, for a model that need not be loaded. Reads the files' headers
+    /// and no weights, allocates nothing, and leaves what is loaded alone.
+    ///
+    /// Errors with `OutOfMemory` where one buffer would be larger than this GPU allows.
+    pub async fn plan_memory(&self, files: &[Rc<dyn ByteSource>], options: PlanOptions) -> Result<MemoryPlan> {
+        let context_length = within("contextLength", options.context_length, DEFAULT_CONTEXT)?;
+        let max_tokens = within("tokensPerPass", options.tokens_per_pass, DEFAULT_PASS)?;
+        let checkpoint = Checkpoint::open(files).await?;
+        let gpu = Rc::new(Gpu::paper(self.device().clone()));
+        let model = model::load(&gpu, &checkpoint, context_length, &mut |_, _| true).await?;
+        let weights = gpu.allocated_bytes();
+        let shapes = model.modules();
+        let lora = LoraOptions { target_modules: options.target_modules, ..Default::default() };
+        let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
+        let adapter = Adapter::new(&gpu, lora.config(checkpoint.name(), &shapes), &shapes, 0)?;
+        let trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, &mut |_, _| ()).await?;
+        Ok(MemoryPlan::new(weights, &adapter, &trainer))
     }
 
     fn model(&self) -> Result<&Loaded> {
@@ -304,14 +371,8 @@ impl Engine {
     pub fn new_adapter(&mut self, options: LoraOptions) -> Result<AdapterInfo> {
         let model = self.model()?;
         let shapes = model.architecture.modules();
-        let config = LoraConfig {
-            r: options.r,
-            lora_alpha: options.lora_alpha,
-            use_rslora: options.use_rslora,
-            target_modules: options.target_modules.unwrap_or_else(|| kinds(&shapes)),
-            base_model_name_or_path: Some(model.name.clone()),
-        };
-        let adapter = Adapter::new(&self.gpu, config, &shapes, options.seed)?;
+        let seed = options.seed;
+        let adapter = Adapter::new(&self.gpu, options.config(&model.name, &shapes), &shapes, seed)?;
         self.set_adapter(adapter)
     }
 
@@ -385,8 +446,7 @@ impl Engine {
             tokens_per_pass: max_tokens,
             passes: batches.passes(0, &dataset.examples, max_tokens).len(),
             tokens_per_epoch: lengths.iter().sum(),
-            activation_bytes: trainer.activation_bytes(),
-            optimizer_bytes: trainer.optimizer_bytes(),
+            memory: MemoryPlan::new(model.weight_bytes, adapter, &trainer),
             dispatches: trainer.n_dispatches(),
         };
         self.run = Some(Run { trainer, options, batches, total, submitted: 0, reported: 0, counts: vec![] });
@@ -427,6 +487,15 @@ impl Engine {
             skipped: metrics.skipped,
         };
         Ok((run.reported == run.total, Some(report)))
+    }
+
+    /// Times every kernel of the run's next step (or its first, where it has ended), which is not taken: nothing changes.
+    pub async fn profile(&self) -> Result<Profile> {
+        let (Some(run), Some(dataset)) = (&self.run, &self.dataset) else {
+            return not_ready("start training first");
+        };
+        let step = run.submitted % run.total;
+        run.trainer.profile(&run.batches.passes(step, &dataset.examples, run.trainer.max_tokens())).await
     }
 
     /// Frees what training needs; the adapter stays.

@@ -218,7 +218,8 @@ impl Generator {
         };
         self.outputs.sampling.write(&self.gpu, 0, bytemuck::bytes_of(&sampling));
         let n_targets = u32::from(chooses);
-        plan.replay(&self.gpu, &Step { n_tokens: n, n_targets, strength: options.strength, ..Default::default() });
+        let (strength, keys_per_row) = (options.strength, Token::keys_per_row(&tokens));
+        plan.replay(&self.gpu, &Step { n_tokens: n, n_targets, strength, keys_per_row, ..Default::default() });
         Ok(())
     }
 }

@@ -3,15 +3,20 @@
 //! Nothing here knows what a transformer is, and nothing above `kernels/` names a wgpu type.
 
 mod buffer;
+mod counted;
 mod device;
 mod plan;
 mod recording;
 mod shader;
+mod slots;
+mod timing;
 mod variant;
 
 pub use buffer::Buffer;
+pub use counted::Counts;
 pub use device::{DeviceInfo, DeviceOptions, Gpu, VARIANT_VARIABLE};
 pub use plan::{Plan, Readback};
-pub use recording::{Command, Extent, Grid, Recording, Rows, Slice, Step};
+pub use recording::{Command, Extent, Grid, Recording, Rows, Slice, Step, Work};
 pub use shader::Shader;
+pub use timing::EntryTime;
 pub use variant::Variant;

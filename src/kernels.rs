@@ -99,3 +99,11 @@ pub struct Token {
     /// One past the segment's last key row.
     pub end: u32,
 }
+
+impl Token {
+    /// Keys that `tokens` see on average: those of their segments up to their own.
+    pub fn keys_per_row(tokens: &[Self]) -> f32 {
+        let keys: u64 = tokens.iter().map(|token| u64::from(token.position) + 1).sum();
+        (keys as f64 / tokens.len().max(1) as f64) as f32
+    }
+}

@@ -15,6 +15,7 @@
 //!   └─ gpu         recording (plain data) → plan (memory, bind groups) → replay  gpu::Recording, gpu::Plan
 //! lora             all factors in one arena, PEFT's names and initialisation     lora::Adapter
 //! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
+//! profile          where the time of a step goes                                 profile::Profile
 //! engine           the one object users drive                                    engine::Engine
 //! web              its JavaScript face (wasm only)                               web::Engine
 //! ```
@@ -27,8 +28,17 @@
 //! buffers to a [`gpu::Recording`]. A [`gpu::Plan`] gives each transient buffer a slot by its first and last use,
 //! compiles each distinct shader once and makes every bind group; a replay then writes one small uniform
 //! ([`gpu::Step`]), encodes and submits. What changes from step to step (how many tokens, how many targets, learning
-//! rate, adapter strength) is in that uniform, so one recording serves every batch. Submits are cut by floating-point
-//! operations so that none comes near a watchdog; after the first step the cut follows the measured rate.
+//! rate, adapter strength) is in that uniform, so one recording serves every batch. A step of one pass is one submit, and
+//! a steady step creates nothing: every call that creates, maps or submits goes through a counting device, and a test
+//! holds the counts to that. Submits are cut by floating-point operations only so that none comes near a watchdog; after
+//! the first step the cut follows the measured rate.
+//!
+//! **Memory is known on paper.** [`gpu::Gpu::paper`] is a device without a GPU: buffers only count their bytes and plans
+//! compile nothing. The code that loads a model, makes an adapter and records its training runs on it unchanged, so the
+//! memory planned ([`train::MemoryPlan`]) is the memory allocated.
+//!
+//! **Every entry can be timed.** A [`gpu::Plan`] replays an entry at a time under the GPU's clock (or by waiting where
+//! there is none), and a recording states the floating-point operations and bytes of each.
 //!
 //! **A step is one flat row of tokens.** There is no batch axis and no padding: examples are packed end to end, each
 //! token carries its position and its segment, attention stays inside the segment. The loss is the mean over every
@@ -92,6 +102,7 @@ pub mod kernels;
 pub mod layers;
 pub mod lora;
 pub mod model;
+pub mod profile;
 pub mod train;
 #[cfg(target_arch = "wasm32")]
 pub mod web;

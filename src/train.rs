@@ -2,9 +2,11 @@
 //! loss comes back one step late.
 
 mod batches;
+mod memory;
 mod options;
 
 pub use batches::{Batches, Pass};
+pub use memory::MemoryPlan;
 pub use options::{MAX_TOKENS, Schedule, TrainOptions};
 
 use std::rc::Rc;
@@ -15,6 +17,7 @@ use crate::kernels::grad_norm::grad_norm;
 use crate::layers::Batch;
 use crate::lora::Adapter;
 use crate::model::Architecture;
+use crate::profile::Profile;
 use crate::{Error, Result};
 
 /// How long one submit may keep the GPU busy: far below every watchdog, far above the cost of a submit.
@@ -39,6 +42,25 @@ pub struct OptimStep {
     pub max_grad_norm: f64,
 }
 
+impl OptimStep {
+    /// What the kernels read of it.
+    fn step(&self) -> Step {
+        // From the betas as the kernel has them, so that their rounding cancels in moment / correction.
+        let decayed = |beta: f64| (1.0 - f64::from(beta as f32).powi(self.t as i32)) as f32;
+        Step {
+            learning_rate: self.learning_rate as f32,
+            bias_correction1: decayed(self.beta1),
+            bias_correction2: decayed(self.beta2),
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            eps: self.eps as f32,
+            weight_decay: self.weight_decay as f32,
+            max_grad_norm: self.max_grad_norm as f32,
+            ..Default::default()
+        }
+    }
+}
+
 /// What the GPU says of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepMetrics {
@@ -55,7 +77,6 @@ pub struct Trainer {
     gpu: Rc<Gpu>,
     batch: Batch,
     pass: Plan,
-    pass_flops_per_token: u64,
     update: Plan,
     grads: Buffer,
     metrics: Buffer,
@@ -63,6 +84,7 @@ pub struct Trainer {
     ring: [Readback; 2],
     n_steps: usize,
     optimizer_bytes: u64,
+    size_bytes: u64,
     started: Option<(web_time::Instant, u64)>,
 }
 
@@ -75,6 +97,7 @@ impl Trainer {
         max_tokens: usize,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
+        let before = gpu.allocated_bytes();
         let batch = Batch::new(&gpu, max_tokens, max_tokens)?;
         let arena_bytes = adapter.params().size_bytes();
         let arena = |name: &str| Buffer::storage(&gpu, name, arena_bytes);
@@ -86,11 +109,10 @@ impl Trainer {
         let factors = adapter.view(&mut rec, Some(&grads));
         let metrics_slice = rec.external(&metrics);
         model.train(&mut rec, &view, &factors, metrics_slice);
-        let probe = Step { n_tokens: max_tokens as u32, n_targets: max_tokens as u32, ..Default::default() };
-        let pass_flops_per_token = rec.flops(&probe) / max_tokens as u64;
 
         let update = {
             let mut rec = Recording::new(&batch.step, max_tokens);
+            rec.phase("update");
             let n = (arena_bytes / 4) as usize;
             let [params, grads, exp_avg, exp_avg_sq, metrics, report] =
                 [adapter.params(), &grads, &exp_avg, &exp_avg_sq, &metrics, &report].map(|buffer| rec.external(buffer));
@@ -105,16 +127,17 @@ impl Trainer {
         let first = rec.commands().len();
         let pass = Plan::new(&gpu, &rec, |done, _| progress(done, total)).await?;
         let update = Plan::new(&gpu, &update, |done, _| progress(first + done, total)).await?;
+        let ring = [Readback::new(&gpu, &report), Readback::new(&gpu, &report)];
         Ok(Self {
-            ring: [Readback::new(&gpu, &report), Readback::new(&gpu, &report)],
+            size_bytes: gpu.allocated_bytes() - before,
             gpu,
             batch,
             pass,
-            pass_flops_per_token,
             update,
             grads,
             metrics,
             report,
+            ring,
             n_steps: 0,
             optimizer_bytes: 3 * arena_bytes,
             started: None,
@@ -126,9 +149,9 @@ impl Trainer {
         self.batch.max_tokens
     }
 
-    /// Bytes of activations and workspace.
+    /// Bytes that the forward pass keeps for the backward pass.
     pub fn activation_bytes(&self) -> u64 {
-        self.pass.transient_bytes() + self.update.transient_bytes()
+        self.pass.kept_bytes()
     }
 
     /// Bytes of gradients and moments.
@@ -136,48 +159,39 @@ impl Trainer {
         self.optimizer_bytes
     }
 
+    /// Bytes of all that it allocated.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
     /// Kernels in a pass and the update.
     pub fn n_dispatches(&self) -> usize {
         self.pass.n_dispatches() + self.update.n_dispatches()
     }
 
-    /// Forward and backward over `passes`: adds to the gradients of their mean loss.
-    fn forward_backward(&self, passes: &[Pass]) {
-        let n_targets: usize = passes.iter().map(|pass| pass.targets.len()).sum();
-        let loss_scale = (1.0 / n_targets.max(1) as f64) as f32;
-        for pass in passes {
-            self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
-            let step = Step { strength: 1.0, loss_scale, ..pass.step() };
-            self.pass.replay(&self.gpu, &step);
+    /// One optimiser step over the mean of all supervised tokens of `passes`, of which there is at least one. Each pass
+    /// is one submit (or a few slices); the last one's holds the update as well. Returns at once; the metrics are to
+    /// be taken by [`Trainer::metrics`] before the next step but one.
+    pub fn step(&mut self, passes: &[Pass], optim: OptimStep) {
+        let (last, others) = passes.split_last().expect("a step has a pass");
+        if self.n_steps == 0 {
+            let flops = passes.iter().map(|pass| self.pass.flops(&pass.step(Step::default()))).sum();
+            self.started = Some((web_time::Instant::now(), flops));
         }
+        let step = Step { loss_scale: loss_scale(passes), ..optim.step() };
+        for pass in others {
+            self.forward_backward(pass, step);
+        }
+        self.batch.write(&self.gpu, &last.tokens, &last.targets);
+        let report = (&self.ring[self.n_steps % 2], &self.report);
+        Plan::replay_all(&self.gpu, &[&self.pass, &self.update], &last.step(step), Some(report));
+        self.n_steps += 1;
     }
 
-    /// One optimiser step over the mean of all supervised tokens of `passes`. Returns at once; the metrics are to be
-    /// taken by [`Trainer::metrics`] before the next step but one.
-    pub fn step(&mut self, passes: &[Pass], optim: OptimStep) {
-        let tokens: usize = passes.iter().map(|pass| pass.tokens.len()).sum();
-        if self.n_steps == 0 {
-            self.started = Some((web_time::Instant::now(), tokens as u64 * self.pass_flops_per_token));
-        }
-        self.forward_backward(passes);
-        // From the betas as the kernel has them, so that their rounding cancels in moment / correction.
-        let decayed = |beta: f64| (1.0 - f64::from(beta as f32).powi(optim.t as i32)) as f32;
-        self.update.replay(
-            &self.gpu,
-            &Step {
-                learning_rate: optim.learning_rate as f32,
-                bias_correction1: decayed(optim.beta1),
-                bias_correction2: decayed(optim.beta2),
-                beta1: optim.beta1 as f32,
-                beta2: optim.beta2 as f32,
-                eps: optim.eps as f32,
-                weight_decay: optim.weight_decay as f32,
-                max_grad_norm: optim.max_grad_norm as f32,
-                ..Default::default()
-            },
-        );
-        self.ring[self.n_steps % 2].request(&self.gpu, &self.report);
-        self.n_steps += 1;
+    /// Adds the gradients of one pass.
+    fn forward_backward(&self, pass: &Pass, step: Step) {
+        self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+        self.pass.replay(&self.gpu, &pass.step(step));
     }
 
     /// The metrics of the `index`-th step (from 0), waiting for it where need be.
@@ -195,9 +209,33 @@ impl Trainer {
         Ok(StepMetrics { loss, grad_norm, skipped: finite != 1.0 })
     }
 
+    /// Times every kernel of a step over `passes`. Adapter and moments stay as they are.
+    pub async fn profile(&self, passes: &[Pass]) -> Result<Profile> {
+        // The step of an optimiser that forgets nothing and learns nothing.
+        let still = Step {
+            beta1: 1.0,
+            beta2: 1.0,
+            bias_correction1: 1.0,
+            bias_correction2: 1.0,
+            eps: 1.0,
+            ..Default::default()
+        };
+        let step = Step { loss_scale: loss_scale(passes), ..still };
+        let mut times = vec![];
+        for pass in passes {
+            self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+            times.extend(self.pass.profile(&self.gpu, &pass.step(step)).await?);
+        }
+        times.extend(self.update.profile(&self.gpu, &step).await?);
+        self.gpu.check()?;
+        let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
+        Ok(Profile::new(self.gpu.info(), tokens, &times))
+    }
+
     /// Mean loss of `passes` and its gradients as an arena ([`Adapter::unpack`] reads it), without an update.
     pub async fn gradients(&self, passes: &[Pass]) -> Result<(f32, Vec<u8>)> {
-        self.forward_backward(passes);
+        let step = Step { loss_scale: loss_scale(passes), ..Default::default() };
+        passes.iter().for_each(|pass| self.forward_backward(pass, step));
         let loss = floats(&self.metrics.read(&self.gpu).await?)[0];
         let grads = self.grads.read(&self.gpu).await?;
         self.grads.clear(&self.gpu);
@@ -205,6 +243,12 @@ impl Trainer {
         self.gpu.check()?;
         Ok((loss, grads))
     }
+}
+
+/// One over the supervised tokens of a step.
+fn loss_scale(passes: &[Pass]) -> f32 {
+    let n_targets: usize = passes.iter().map(|pass| pass.targets.len()).sum();
+    (1.0 / n_targets.max(1) as f64) as f32
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::engine::{LoraOptions, Progress, Prompt};
+use crate::engine::{LoraOptions, PlanOptions, Progress, Prompt};
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
@@ -105,13 +105,18 @@ impl Engine {
         on_progress: Function,
     ) -> JsResult<JsValue> {
         let options: LoadOptions = from_js("options", options)?;
-        let sources: Vec<Rc<dyn ByteSource>> = files
-            .iter()
-            .map(|file| Ok(Rc::new(JsSource::new(file)?) as Rc<dyn ByteSource>))
-            .collect::<JsResult<_>>()?;
+        let sources = sources(&files)?;
         let mut progress = |progress| goes_on(&on_progress, to_js(&progress));
         let info = self.engine.load_model(&sources, options.context_length, &mut progress).await;
         to_js(&info.map_err(to_js_error)?)
+    }
+
+    /// The GPU memory that training would take, from the headers of `files`. Options: `contextLength`, `r`,
+    /// `targetModules`, `tokensPerPass`.
+    #[wasm_bindgen(js_name = planMemory)]
+    pub async fn plan_memory(&self, files: Vec<JsValue>, options: JsValue) -> JsResult<JsValue> {
+        let options: PlanOptions = from_js("options", options)?;
+        to_js(&self.engine.plan_memory(&sources(&files)?, options).await.map_err(to_js_error)?)
     }
 
     /// Reads examples and reports on them. Options: `maxLength`.
@@ -171,6 +176,11 @@ impl Engine {
     pub async fn train_step(&mut self) -> JsResult<JsValue> {
         let (done, report) = self.engine.train_step().await.map_err(to_js_error)?;
         to_js(&StepResult { done, report })
+    }
+
+    /// Times every kernel of the next step, which is not taken.
+    pub async fn profile(&self) -> JsResult<JsValue> {
+        to_js(&self.engine.profile().await.map_err(to_js_error)?)
     }
 
     /// Frees what training needs; the adapter stays.
@@ -260,6 +270,11 @@ fn to_js_error(error: Error) -> JsValue {
         _ => shown,
     };
     to_js(&shown).unwrap_or_else(|error| error)
+}
+
+/// Files as JavaScript hands them over, `{name, size, read(offset, length)}`.
+fn sources(files: &[JsValue]) -> JsResult<Vec<Rc<dyn ByteSource>>> {
+    files.iter().map(|file| Ok(Rc::new(JsSource::new(file)?) as Rc<dyn ByteSource>)).collect()
 }
 
 /// Bytes that JavaScript reads for us: a `File`, HTTP ranges.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use web_lora::engine::{Engine, LoraOptions, PlanOptions};
 use web_lora::generate::{GenerateOptions, Generator, Stopped};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix};
@@ -21,6 +22,27 @@ const TOLERANCE: f64 = 2e-3;
 #[ignore = "needs the real model: make test runs it"]
 fn smollm2_answers_and_trains_as_transformers_and_peft_do() {
     pollster::block_on(run());
+}
+
+#[test]
+#[ignore = "needs the real model: make test runs it"]
+fn smollm2_needs_the_memory_that_was_planned() {
+    pollster::block_on(async {
+        let path = std::env::var("SMOLLM2_GGUF").expect("SMOLLM2_GGUF is the path of SmolLM2-135M-Instruct.Q4_1.gguf");
+        let files = [Rc::new(FileSource::open(path).unwrap()) as Rc<dyn ByteSource>];
+        let mut engine = Engine::new(DeviceOptions::default()).await.unwrap();
+        let wanted = PlanOptions { tokens_per_pass: Some(128), ..Default::default() };
+        let planned = engine.plan_memory(&files, wanted).await.unwrap();
+        assert_eq!(engine.allocated_bytes(), 0);
+
+        engine.load_model(&files, None, &mut |_| true).await.unwrap();
+        engine.new_adapter(LoraOptions::default()).unwrap();
+        engine.load_dataset("one.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
+        let options = TrainOptions { tokens_per_pass: Some(128), ..Default::default() };
+        let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
+        println!("planned {planned:?}, allocated {}", engine.allocated_bytes());
+        assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));
+    });
 }
 
 fn ids(value: &Value) -> Vec<u32> {

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use web_lora::Error;
 
-use web_lora::engine::{Engine, LoraOptions, Prompt};
+use web_lora::engine::{Engine, LoraOptions, PlanOptions, Prompt};
 use web_lora::generate::GenerateOptions;
-use web_lora::gpu::DeviceOptions;
+use web_lora::gpu::{Counts, DeviceOptions};
 use web_lora::io::{AdapterFile, ByteSource, MemorySource, Message};
 use web_lora::train::TrainOptions;
 
@@ -47,7 +47,11 @@ fn tiny_model() -> Vec<Rc<dyn ByteSource>> {
 }
 
 async fn engine() -> Engine {
-    let mut engine = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
+    engine_with(DeviceOptions { default_limits: true, ..Default::default() }).await
+}
+
+async fn engine_with(options: DeviceOptions) -> Engine {
+    let mut engine = Engine::new(options).await.unwrap();
     let info = engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
     assert!(info.has_tokenizer && info.has_chat_template);
     engine
@@ -116,11 +120,43 @@ engine_test!(one_seed_gives_the_same_bytes, async {
     assert!(files[0] == files[1] && files[0].1 != files[2].1);
 });
 
+engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
+    // With the GPU's clock, where it has one, and without.
+    for default_limits in [false, true] {
+        let mut weights = vec![];
+        for profiled in [false, true] {
+            let mut engine = engine_with(DeviceOptions { default_limits }).await;
+            engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+            let plan = engine.start_training(options(4), &mut |_| ()).await.unwrap();
+            engine.train_step().await.unwrap();
+            if profiled {
+                let profile = engine.profile().await.unwrap();
+                assert!(profile.timestamps == engine.device().timestamps && !(default_limits && profile.timestamps));
+                let kernels: usize =
+                    profile.ops.iter().filter(|op| !["clear", "copy"].contains(&op.kernel)).map(|op| op.count).sum();
+                assert!(
+                    kernels > plan.dispatches / 2 && kernels <= plan.dispatches,
+                    "{kernels} of {}",
+                    plan.dispatches
+                );
+                let shares: f64 = profile.ops.iter().map(|op| op.share).sum();
+                assert!(profile.seconds > 0.0 && (shares - 1.0).abs() < 1e-9, "{profile}");
+                for phase in ["forward", "backward", "update"] {
+                    assert!(profile.ops.iter().any(|op| op.phase == phase), "{phase}: {profile}");
+                }
+            }
+            while !engine.train_step().await.unwrap().0 {}
+            weights.push(engine.save_adapter().await.unwrap().1);
+        }
+        assert!(weights[0] == weights[1]);
+    }
+});
+
 engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
     let mut engine = engine().await;
-    engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    let longest = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap().longest;
     let mut finals = vec![];
-    for tokens_per_pass in [None, Some(67)] {
+    for tokens_per_pass in [None, Some(longest)] {
         engine.new_adapter(LoraOptions::default()).unwrap();
         let losses = train(&mut engine, TrainOptions { batch_size: 4, tokens_per_pass, ..options(5) }).await;
         finals.push(losses);
@@ -128,6 +164,52 @@ engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
     for (one, several) in finals[0].iter().zip(&finals[1]) {
         // The same sums in another order.
         assert!((one - several).abs() < 1e-5 * one, "{finals:?}");
+    }
+});
+
+engine_test!(the_memory_planned_is_what_is_allocated, async {
+    let mut engine = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    for (r, target_modules, tokens) in
+        [(8, None, 67), (3, Some(vec!["down_proj".to_owned()]), 512), (64, Some(vec!["q_proj".to_owned()]), 100)]
+    {
+        let before = (engine.allocated_bytes(), engine.counts());
+        let wanted = PlanOptions {
+            r: Some(r),
+            target_modules: target_modules.clone(),
+            tokens_per_pass: Some(tokens),
+            ..Default::default()
+        };
+        let planned = engine.plan_memory(&tiny_model(), wanted).await.unwrap();
+        assert_eq!((engine.allocated_bytes(), engine.counts()), before, "planning takes nothing of the GPU");
+
+        engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
+        engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+        engine.new_adapter(LoraOptions { r, target_modules, ..Default::default() }).unwrap();
+        let options = TrainOptions { tokens_per_pass: Some(tokens), ..options(1) };
+        let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
+        assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));
+        let parts = [planned.weights, planned.adapter, planned.optimizer, planned.activations, planned.workspace];
+        assert!(parts.iter().all(|bytes| *bytes > 0) && parts.iter().sum::<u64>() == planned.total, "{planned:?}");
+    }
+});
+
+engine_test!(a_steady_step_makes_nothing_and_submits_once_a_pass, async {
+    let mut engine = engine().await;
+    let longest = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap().longest;
+    for tokens_per_pass in [None, Some(longest)] {
+        let options = TrainOptions { batch_size: 4, tokens_per_pass, ..options(7) };
+        let passes = engine.start_training(options, &mut |_| ()).await.unwrap().passes;
+        assert_eq!(passes > 1, tokens_per_pass.is_some());
+        for _ in 0..2 {
+            engine.train_step().await.unwrap();
+        }
+        let before = engine.counts();
+        for _ in 0..5 {
+            engine.train_step().await.unwrap();
+        }
+        let steps = |each: usize| 5 * each as u64;
+        let expected = Counts { maps: before.maps + steps(1), submits: before.submits + steps(passes), ..before };
+        assert_eq!(engine.counts(), expected);
     }
 });
 
@@ -154,6 +236,7 @@ engine_test!(what_cannot_be_done_is_said, async {
     not_ready(empty.new_adapter(LoraOptions::default()).map(drop));
     not_ready(empty.start_training(options(1), &mut |_| ()).await.map(drop));
     not_ready(empty.train_step().await.map(drop));
+    not_ready(empty.profile().await.map(drop));
     not_ready(empty.save_adapter().await.map(drop));
 
     let mut engine = engine().await;

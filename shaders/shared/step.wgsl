@@ -16,6 +16,8 @@ struct Step {
     eps: f32,
     weight_decay: f32,
     max_grad_norm: f32,
+    // For counting alone.
+    keys_per_row: f32,
 }
 @group(0) @binding(0) var<uniform> step: Step;
 

@@ -18,13 +18,29 @@ pub(super) struct Inner {
     allocated: Rc<Cell<u64>>,
     pub(super) label: String,
     pub(super) size_bytes: u64,
-    pub(super) wgpu: wgpu::Buffer,
+    /// None on paper.
+    wgpu: Option<wgpu::Buffer>,
+}
+
+impl Inner {
+    fn new(gpu: &Gpu, label: &str, size_bytes: u64, usage: wgpu::BufferUsages) -> Self {
+        // Never mapped at creation: browsers throw there when the GPU process is short of memory.
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(label), size: size_bytes, usage, mapped_at_creation: false };
+        let wgpu = (!gpu.is_paper()).then(|| gpu.device().create_buffer(&descriptor));
+        gpu.allocated.set(gpu.allocated.get() + size_bytes);
+        Self { allocated: gpu.allocated.clone(), label: label.to_owned(), size_bytes, wgpu }
+    }
+
+    pub(super) fn wgpu(&self) -> &wgpu::Buffer {
+        self.wgpu.as_ref().expect("a GPU on paper runs nothing")
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // A browser would keep the memory until its garbage collector runs.
-        self.wgpu.destroy();
+        self.wgpu.iter().for_each(wgpu::Buffer::destroy);
         self.allocated.set(self.allocated.get() - self.size_bytes);
     }
 }
@@ -43,29 +59,25 @@ impl Buffer {
         Self::new(gpu, label, size_bytes, wgpu::BufferUsages::UNIFORM)
     }
 
+    /// Room for `n` timestamps, 8 bytes each.
+    pub(super) fn timestamps(gpu: &Gpu, n: u32) -> Self {
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        Self { inner: Rc::new(Inner::new(gpu, "timestamps", 8 * u64::from(n), usage)) }
+    }
+
     fn new(gpu: &Gpu, label: &str, size_bytes: u64, usage: wgpu::BufferUsages) -> Result<Self> {
         let size_bytes = size_bytes.max(16).next_multiple_of(16);
-        let limits = gpu.device.limits();
-        if size_bytes > limits.max_buffer_size {
+        let largest = gpu.info().max_buffer_size;
+        if size_bytes > largest {
             return Err(Error::OutOfMemory {
                 needed_bytes: size_bytes,
                 message: format!(
-                    "the buffer '{label}' is larger than the {} bytes this GPU allows in one piece",
-                    limits.max_buffer_size
+                    "the buffer '{label}' is larger than the {largest} bytes this GPU allows in one piece"
                 ),
             });
         }
-        // Never mapped at creation: browsers throw there when the GPU process is short of memory.
-        let wgpu = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: size_bytes,
-            usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        gpu.allocated.set(gpu.allocated.get() + size_bytes);
-        Ok(Self {
-            inner: Rc::new(Inner { allocated: gpu.allocated.clone(), label: label.to_owned(), size_bytes, wgpu }),
-        })
+        let usage = usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        Ok(Self { inner: Rc::new(Inner::new(gpu, label, size_bytes, usage)) })
     }
 
     /// Bytes allocated.
@@ -80,14 +92,18 @@ impl Buffer {
 
     /// Writes `data` at `offset_bytes`; both must be multiples of 4. Ordered before the next submit.
     pub fn write(&self, gpu: &Gpu, offset_bytes: u64, data: &[u8]) {
-        gpu.queue.write_buffer(&self.inner.wgpu, offset_bytes, data);
+        if let Some(wgpu) = &self.inner.wgpu {
+            gpu.device().write_buffer(wgpu, offset_bytes, data);
+        }
     }
 
     /// Fills the whole buffer with zeros.
     pub fn clear(&self, gpu: &Gpu) {
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        encoder.clear_buffer(&self.inner.wgpu, 0, None);
-        gpu.queue.submit([encoder.finish()]);
+        if let Some(wgpu) = &self.inner.wgpu {
+            let mut encoder = gpu.device().encoder();
+            encoder.clear_buffer(wgpu, 0, None);
+            gpu.device().submit(encoder);
+        }
     }
 
     /// Copies the whole buffer back. Waits for all work submitted so far.
@@ -98,9 +114,9 @@ impl Buffer {
     /// Copies `size_bytes` at `offset_bytes` back; both must be multiples of 4.
     pub async fn read_range(&self, gpu: &Gpu, offset_bytes: u64, size_bytes: u64) -> Result<Vec<u8>> {
         let staging = Staging::new(gpu, size_bytes);
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let mut encoder = gpu.device().encoder();
         staging.copy_from(&mut encoder, self, offset_bytes);
-        gpu.queue.submit([encoder.finish()]);
+        gpu.device().submit(encoder);
         staging.map(gpu);
         staging.take(gpu).await
     }
@@ -108,32 +124,26 @@ impl Buffer {
 
 /// A buffer the CPU can read: filled by a copy on the GPU, mapped, taken, and used again.
 pub(super) struct Staging {
-    wgpu: wgpu::Buffer,
+    inner: Inner,
     mapped: std::cell::RefCell<Option<futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>>>,
 }
 
 impl Staging {
     pub(super) fn new(gpu: &Gpu, size_bytes: u64) -> Self {
-        Self {
-            wgpu: gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("staging"),
-                size: size_bytes,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            }),
-            mapped: Default::default(),
-        }
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        Self { inner: Inner::new(gpu, "staging", size_bytes, usage), mapped: Default::default() }
     }
 
     /// Records a copy that fills the whole staging buffer from `source`.
     pub(super) fn copy_from(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offset_bytes: u64) {
-        encoder.copy_buffer_to_buffer(&source.inner.wgpu, offset_bytes, &self.wgpu, 0, self.wgpu.size());
+        let (from, to) = (source.inner.wgpu(), self.inner.wgpu());
+        encoder.copy_buffer_to_buffer(from, offset_bytes, to, 0, self.inner.size_bytes);
     }
 
     /// Asks for the bytes, to be called once after the submit that fills them.
-    pub(super) fn map(&self, _gpu: &Gpu) {
+    pub(super) fn map(&self, gpu: &Gpu) {
         let (sender, receiver) = futures_channel::oneshot::channel();
-        self.wgpu.map_async(wgpu::MapMode::Read, .., move |result| {
+        gpu.device().map(self.inner.wgpu(), move |result| {
             // The receiver is gone when nobody wants the bytes any more.
             let _ = sender.send(result);
         });
@@ -146,8 +156,8 @@ impl Staging {
         gpu.wait();
         let lost = || gpu.check().err().unwrap_or(Error::DeviceLost { message: "the GPU dropped a readback".into() });
         receiver.await.map_err(|_| lost())?.map_err(|_| lost())?;
-        let bytes = self.wgpu.get_mapped_range(..).map_err(|_| lost())?.to_vec();
-        self.wgpu.unmap();
+        let bytes = self.inner.wgpu().get_mapped_range(..).map_err(|_| lost())?.to_vec();
+        self.inner.wgpu().unmap();
         Ok(bytes)
     }
 }

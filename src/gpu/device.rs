@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use super::counted::{Counted, Counts};
 use super::shader::Pipeline;
 use super::{Shader, Variant};
 use crate::{Error, Result};
@@ -23,7 +24,7 @@ pub struct DeviceOptions {
 pub const VARIANT_VARIABLE: &str = "WEB_LORA_VARIANT";
 
 /// What was found, in words for people and numbers for plans.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, Default, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceInfo {
     /// The adapter's name, empty where the browser hides it.
@@ -38,15 +39,16 @@ pub struct DeviceInfo {
     pub max_storage_buffer_binding_size: u64,
     /// f16 arithmetic may be used in shaders.
     pub shader_f16: bool,
+    /// Its own clock can time kernels.
+    pub timestamps: bool,
 }
 
 /// What went wrong outside any call: the first error wins, as the rest usually follow from it.
 type Failure = Arc<Mutex<Option<Error>>>;
 
-/// A device and its queue.
+/// A device and its queue; or neither, on paper.
 pub struct Gpu {
-    pub(super) device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
+    device: Option<Counted>,
     info: DeviceInfo,
     failure: Failure,
     variant: Cell<Variant>,
@@ -70,13 +72,15 @@ impl Gpu {
             })
             .await
             .map_err(|error| Error::NoAdapter { message: error.to_string() })?;
+        let wanted = if options.default_limits {
+            wgpu::Features::empty()
+        } else {
+            wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16
+        };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("web-lora"),
-                required_features: match options.default_limits {
-                    true => wgpu::Features::empty(),
-                    false => adapter.features() & wgpu::Features::SHADER_F16,
-                },
+                required_features: adapter.features() & wanted,
                 required_limits: if options.default_limits { wgpu::Limits::defaults() } else { adapter.limits() },
                 ..Default::default()
             })
@@ -112,6 +116,7 @@ impl Gpu {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
             shader_f16: device.features().contains(wgpu::Features::SHADER_F16),
+            timestamps: device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         };
         let forced = match options.variant {
             Some(variant) => Some(variant),
@@ -122,8 +127,7 @@ impl Gpu {
             return Err(Error::BadSetting { name: "variant".into(), value, allowed });
         }
         Ok(Self {
-            device,
-            queue,
+            device: Some(Counted::new(device, queue)),
             info,
             failure,
             variant: Cell::new(forced.unwrap_or_default()),
@@ -148,6 +152,23 @@ impl Gpu {
         self.variant.set(variant);
     }
 
+    /// A GPU that is none: buffers take no memory and are counted all the same, plans compile nothing. What is made on
+    /// it therefore says, before anything is allocated, what the same would need on the device that `info` describes.
+    /// What is written to it is lost, and reading or running anything panics.
+    pub fn paper(info: DeviceInfo) -> Self {
+        let (failure, variant, allocated, pipelines) = Default::default();
+        Self { device: None, info, failure, variant, variant_forced: false, allocated, pipelines }
+    }
+
+    /// True for [`Gpu::paper`]: reading files for it is in vain.
+    pub fn is_paper(&self) -> bool {
+        self.device.is_none()
+    }
+
+    pub(super) fn device(&self) -> &Counted {
+        self.device.as_ref().expect("a GPU on paper runs nothing")
+    }
+
     /// What was found.
     pub fn info(&self) -> &DeviceInfo {
         &self.info
@@ -167,7 +188,9 @@ impl Gpu {
 
     /// [`Gpu::check`] once the device has seen everything asked of it: in a browser, errors arrive late.
     pub async fn settle(&self) -> Result<()> {
-        self.device.push_error_scope(wgpu::ErrorFilter::Internal).pop().await;
+        if let Some(device) = &self.device {
+            device.settle().await;
+        }
         self.check()
     }
 
@@ -176,12 +199,26 @@ impl Gpu {
         self.allocated.get()
     }
 
+    /// What has been asked of the device so far.
+    pub fn counts(&self) -> Counts {
+        self.device.as_ref().map(Counted::counts).unwrap_or_default()
+    }
+
     /// Waits for all submitted work where the platform lets us; in a browser callbacks come by themselves.
     pub(super) fn wait(&self) {
         #[cfg(not(target_arch = "wasm32"))]
-        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+        if let Err(error) = self.device().wait() {
             record(&self.failure, Error::DeviceLost { message: error.to_string() });
         }
+    }
+
+    /// Waits for all submitted work, in a browser too.
+    pub(super) async fn idle(&self) {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.device().on_done(move || sender.send(()).unwrap_or_default());
+        self.wait();
+        // A lost device may drop the sender: then there is nothing to wait for.
+        receiver.await.unwrap_or_default();
     }
 
     /// The pipeline of a shader, compiled at its first use.
@@ -189,7 +226,7 @@ impl Gpu {
         if let Some(pipeline) = self.pipelines.borrow().get(shader.source()) {
             return pipeline.clone();
         }
-        let pipeline = Rc::new(Pipeline::new(&self.device, shader));
+        let pipeline = Rc::new(Pipeline::new(self.device(), shader));
         self.pipelines.borrow_mut().insert(shader.source_rc(), pipeline.clone());
         pipeline
     }

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use super::buffer::Staging;
 use super::recording::{Command, Place, Recording, Slice, Step};
 use super::shader::Pipeline;
-use super::{Buffer, Extent, Gpu, Grid, Rows};
+use super::slots::Slots;
+use super::{Buffer, Gpu, Grid, Work};
 use crate::Result;
 
 /// Work submitted at once before the first replay has been timed: small, so that a slow GPU's watchdog stays quiet.
+/// Less than this is never cut.
 const FIRST_SLICE_FLOPS: u64 = 200_000_000;
 /// Uniform offsets are multiples of this on every device.
 const UNIFORM_ALIGN: usize = 256;
@@ -17,76 +19,90 @@ const UNIFORM_ALIGN: usize = 256;
 pub struct Plan {
     step: Buffer,
     entries: Vec<Entry>,
+    n_dispatches: usize,
     /// All that bind groups refer to: a buffer's memory goes when its last handle does.
     _resources: Vec<Buffer>,
-    transient_bytes: u64,
+    kept_bytes: u64,
     /// Floating-point operations between two submits.
     slice_flops: std::cell::Cell<u64>,
 }
 
-enum Entry {
-    Dispatch { pipeline: Rc<Pipeline>, bind_group: wgpu::BindGroup, grid: Grid, work: (Rows, u64) },
+/// A command with everything it needs.
+pub(super) struct Entry {
+    pub(super) label: String,
+    pub(super) phase: &'static str,
+    /// The shader's name, or `clear` or `copy`.
+    pub(super) kernel: &'static str,
+    /// Bytes bound: those that hold the rows of the recording's capacity, and the others.
+    row_bytes: u64,
+    other_bytes: u64,
+    action: Action,
+}
+
+enum Action {
+    Dispatch { pipeline: Rc<Pipeline>, bind_group: wgpu::BindGroup, grid: Grid, work: Work, capacity: usize },
     Clear { buffer: Buffer, offset_bytes: u64, size_bytes: u64 },
     Copy { from: (Buffer, u64), to: (Buffer, u64), size_bytes: u64 },
 }
 
-/// Gives each transient buffer a slot, reusing those whose last use has passed. Returns slot of each virtual
-/// buffer and the slots' sizes.
-fn assign_slots(recording: &Recording) -> (Vec<Option<usize>>, Vec<u64>) {
-    let n = recording.buffers.len();
-    let mut uses: Vec<Option<(usize, usize)>> = vec![None; n];
-    for (at, command) in recording.commands.iter().enumerate() {
-        let mut touch = |slice: &Slice| {
-            let (_, last) = uses[slice.buffer].get_or_insert((at, at));
-            *last = at;
-        };
-        match command {
-            Command::Dispatch { bindings, .. } => bindings.iter().for_each(&mut touch),
-            Command::Clear(slice) => touch(slice),
-            Command::Copy { from, to } => [from, to].into_iter().for_each(&mut touch),
-        }
+impl Entry {
+    /// False for a dispatch without workgroups.
+    pub(super) fn has_work(&self, step: &Step) -> bool {
+        !matches!(&self.action, Action::Dispatch { grid, .. } if grid.iter().any(|extent| extent.count(step) == 0))
     }
-    let mut order: Vec<(usize, usize, usize, u64)> = (0..n)
-        .filter_map(|index| match (&recording.buffers[index].place, uses[index]) {
-            (Place::Transient { size_bytes }, Some((first, last))) => Some((first, last, index, *size_bytes)),
-            _ => None,
-        })
-        .collect();
-    order.sort();
-    let mut slot_of = vec![None; n];
-    let mut sizes: Vec<u64> = vec![];
-    let mut busy_until: Vec<usize> = vec![];
-    for (first, last, index, size) in order {
-        let free = (0..sizes.len()).filter(|&s| busy_until[s] < first);
-        // The smallest that fits; else the largest, which then grows; else a new one.
-        let fits = free.clone().filter(|&s| sizes[s] >= size).min_by_key(|&s| sizes[s]);
-        let slot = fits.or_else(|| free.max_by_key(|&s| sizes[s])).unwrap_or(sizes.len());
-        if slot == sizes.len() {
-            sizes.push(size);
-            busy_until.push(last);
-        } else {
-            sizes[slot] = sizes[slot].max(size);
-            busy_until[slot] = last;
-        }
-        slot_of[index] = Some(slot);
-    }
-    (slot_of, sizes)
-}
 
-impl Recording {
-    /// Bytes of transient memory that a plan of this recording will allocate.
-    pub fn transient_bytes(&self) -> u64 {
-        assign_slots(self).1.iter().sum()
+    /// Floating-point operations in a step.
+    pub(super) fn flops(&self, step: &Step) -> u64 {
+        if let Action::Dispatch { work, .. } = &self.action { work.flops(step) } else { 0 }
+    }
+
+    /// Bytes that hold something in a step.
+    pub(super) fn bytes(&self, step: &Step) -> u64 {
+        let used = match &self.action {
+            Action::Dispatch { work, capacity, .. } => f64::from(work.rows.count(step)) / (*capacity).max(1) as f64,
+            _ => 1.0,
+        };
+        self.other_bytes + (self.row_bytes as f64 * used) as u64
+    }
+
+    pub(super) fn is_dispatch(&self) -> bool {
+        matches!(self.action, Action::Dispatch { .. })
+    }
+
+    /// Encodes a dispatch that has work.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass, step: &Step) {
+        if let Action::Dispatch { pipeline, bind_group, grid, .. } = &self.action {
+            let [x, y, z] = grid.map(|extent| extent.count(step));
+            pass.set_pipeline(&pipeline.wgpu);
+            pass.set_bind_group(0, bind_group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+
+    /// Encodes a clear or a copy.
+    pub(super) fn transfer(&self, encoder: &mut wgpu::CommandEncoder) {
+        match &self.action {
+            Action::Dispatch { .. } => {}
+            Action::Clear { buffer, offset_bytes, size_bytes } => {
+                encoder.clear_buffer(buffer.inner.wgpu(), *offset_bytes, Some(*size_bytes));
+            }
+            Action::Copy { from, to, size_bytes } => {
+                let (source, target) = (from.0.inner.wgpu(), to.0.inner.wgpu());
+                encoder.copy_buffer_to_buffer(source, from.1, target, to.1, *size_bytes);
+            }
+        }
     }
 }
 
 impl Plan {
-    /// Allocates memory, compiles pipelines and makes bind groups. `progress` is told (done, total) commands.
+    /// Allocates memory, compiles pipelines and makes bind groups; on paper, only counts the memory.
+    /// `progress` is told (done, total) commands.
     ///
     /// Errors when the device lacks the memory or a shader does not compile there.
     pub async fn new(gpu: &Gpu, recording: &Recording, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
-        let (slot_of, sizes) = assign_slots(recording);
-        let slots: Vec<Buffer> = sizes
+        let assigned = Slots::assign(recording);
+        let slots: Vec<Buffer> = assigned
+            .sizes
             .iter()
             .enumerate()
             .map(|(slot, &size)| Buffer::storage(gpu, &format!("slot{slot}"), size))
@@ -107,19 +123,21 @@ impl Plan {
         }
         gpu.check()?;
 
-        let place = |slice: &Slice| match (&recording.buffers[slice.buffer].place, slot_of[slice.buffer]) {
+        let place = |slice: &Slice| match (&recording.buffers[slice.buffer].place, assigned.of[slice.buffer]) {
             (Place::External(buffer), _) => buffer.clone(),
             (Place::Transient { .. }, Some(slot)) => slots[slot].clone(),
             (Place::Transient { .. }, None) => unreachable!("a used buffer has a slot"),
         };
-        let mut params_at = params_at.into_iter();
+        let is_transient = |slice: &&Slice| matches!(recording.buffers[slice.buffer].place, Place::Transient { .. });
+        let mut params_of = params_at.iter().copied();
         let mut entries = vec![];
-        for (at, command) in recording.commands.iter().enumerate() {
-            entries.push(match command {
+        let commands = if gpu.is_paper() { &[] } else { &recording.commands[..] };
+        for (at, command) in commands.iter().enumerate() {
+            let (label, kernel, slices, action) = match command {
                 Command::Dispatch { label, shader, bindings, grid, work, .. } => {
                     let pipeline = gpu.pipeline(shader);
-                    let (offset, size) = params_at.next().expect("one per dispatch");
-                    let step = (recording.step.clone(), 0, size_of::<Step>() as u64);
+                    let (offset, size) = params_of.next().expect("one per dispatch");
+                    let step = (recording.step.clone(), 0, recording.step.size_bytes());
                     let resources = [step, (params_buffer.clone(), offset, size)]
                         .into_iter()
                         .chain(bindings.iter().map(|s| (place(s), s.offset_bytes, s.size_bytes)));
@@ -131,31 +149,38 @@ impl Plan {
                         .map(|((buffer, offset, size), &binding)| wgpu::BindGroupEntry {
                             binding,
                             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                                buffer: &buffer.inner.wgpu,
+                                buffer: buffer.inner.wgpu(),
                                 offset: *offset,
                                 size: std::num::NonZeroU64::new(*size),
                             }),
                         })
                         .collect();
-                    let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                         label: Some(label),
                         layout: &pipeline.layout,
                         entries: &groups,
                     });
-                    Entry::Dispatch { pipeline, bind_group, grid: *grid, work: *work }
+                    let capacity = recording.capacity(work.rows);
+                    let action = Action::Dispatch { pipeline, bind_group, grid: *grid, work: *work, capacity };
+                    (label, shader.name(), bindings.clone(), action)
                 }
-                Command::Clear(slice) => Entry::Clear {
-                    buffer: place(slice),
-                    offset_bytes: slice.offset_bytes,
-                    size_bytes: slice.size_bytes,
-                },
-                Command::Copy { from, to } => Entry::Copy {
-                    from: (place(from), from.offset_bytes),
-                    to: (place(to), to.offset_bytes),
-                    size_bytes: from.size_bytes,
-                },
-            });
-            progress(at + 1, recording.commands.len());
+                Command::Clear(slice) => {
+                    let Slice { offset_bytes, size_bytes, .. } = *slice;
+                    let action = Action::Clear { buffer: place(slice), offset_bytes, size_bytes };
+                    (&recording.buffers[slice.buffer].label, "clear", vec![*slice], action)
+                }
+                Command::Copy { from, to } => {
+                    let size_bytes = from.size_bytes;
+                    let [source, target] = [from, to].map(|slice| (place(slice), slice.offset_bytes));
+                    let action = Action::Copy { from: source, to: target, size_bytes };
+                    (&recording.buffers[to.buffer].label, "copy", vec![*from, *to], action)
+                }
+            };
+            let all: u64 = slices.iter().map(|slice| slice.size_bytes).sum();
+            let row_bytes: u64 = slices.iter().filter(is_transient).map(|slice| slice.size_bytes).sum();
+            let (label, phase) = (label.clone(), recording.phase_of(at));
+            entries.push(Entry { label, phase, kernel, row_bytes, other_bytes: all - row_bytes, action });
+            progress(at + 1, commands.len());
         }
         gpu.settle().await?;
         let external = recording.buffers.iter().filter_map(|v| match &v.place {
@@ -165,39 +190,70 @@ impl Plan {
         let resources = external.chain(slots).chain([params_buffer]).collect();
         Ok(Self {
             step: recording.step.clone(),
+            n_dispatches: params_at.len(),
             entries,
-            transient_bytes: sizes.iter().sum(),
+            kept_bytes: recording.kept_bytes(),
             _resources: resources,
             slice_flops: std::cell::Cell::new(FIRST_SLICE_FLOPS),
         })
     }
 
-    /// Bytes allocated for transient buffers.
-    pub fn transient_bytes(&self) -> u64 {
-        self.transient_bytes
+    /// Bytes of transient buffers that the recording's first phase leaves for the second.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
     }
 
     /// Kernels in it.
     pub fn n_dispatches(&self) -> usize {
-        self.entries.iter().filter(|entry| matches!(entry, Entry::Dispatch { .. })).count()
+        self.n_dispatches
+    }
+
+    /// Floating-point operations of the kernels that state them, in one replay.
+    pub fn flops(&self, step: &Step) -> u64 {
+        self.entries.iter().map(|entry| entry.flops(step)).sum()
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(super) fn write(&self, gpu: &Gpu, step: &Step) {
+        self.step.write(gpu, 0, bytemuck::bytes_of(step));
     }
 
     /// Sets how much work one submit may hold, from a measured rate.
     pub fn set_slice_flops(&self, flops: u64) {
-        self.slice_flops.set(flops.max(FIRST_SLICE_FLOPS / 10));
+        self.slice_flops.set(flops.max(FIRST_SLICE_FLOPS));
     }
 
     /// Writes `step`, encodes and submits. Returns at once; the GPU works on.
     pub fn replay(&self, gpu: &Gpu, step: &Step) {
-        self.step.write(gpu, 0, bytemuck::bytes_of(step));
-        let mut at = 0;
-        while at < self.entries.len() {
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            let mut flops = 0;
-            while at < self.entries.len() && flops < self.slice_flops.get() {
-                (at, flops) = self.encode_run(&mut encoder, step, at, flops);
+        Self::replay_all(gpu, &[self], step, None);
+    }
+
+    /// Replays `plans`, recorded over one step buffer, one after another in a single submit, or as few as their slices
+    /// need. `report` is a buffer to copy out at the end, whose bytes are asked for.
+    pub fn replay_all(gpu: &Gpu, plans: &[&Self], step: &Step, report: Option<(&Readback, &Buffer)>) {
+        plans[0].write(gpu, step);
+        let mut encoder = gpu.device().encoder();
+        let mut flops = 0;
+        for plan in plans {
+            assert!(Rc::ptr_eq(&plan.step.inner, &plans[0].step.inner), "plans of one submit share a step");
+            let mut at = 0;
+            while at < plan.entries.len() {
+                if flops >= plan.slice_flops.get() {
+                    gpu.device().submit(std::mem::replace(&mut encoder, gpu.device().encoder()));
+                    flops = 0;
+                }
+                (at, flops) = plan.encode_run(&mut encoder, step, at, flops);
             }
-            gpu.queue.submit([encoder.finish()]);
+        }
+        if let Some((readback, source)) = report {
+            readback.staging.copy_from(&mut encoder, source, 0);
+        }
+        gpu.device().submit(encoder);
+        if let Some((readback, _)) = report {
+            readback.staging.map(gpu);
         }
     }
 
@@ -209,28 +265,18 @@ impl Plan {
         mut at: usize,
         mut flops: u64,
     ) -> (usize, u64) {
-        match &self.entries[at] {
-            Entry::Clear { buffer, offset_bytes, size_bytes } => {
-                encoder.clear_buffer(&buffer.inner.wgpu, *offset_bytes, Some(*size_bytes));
-                return (at + 1, flops);
-            }
-            Entry::Copy { from, to, size_bytes } => {
-                encoder.copy_buffer_to_buffer(&from.0.inner.wgpu, from.1, &to.0.inner.wgpu, to.1, *size_bytes);
-                return (at + 1, flops);
-            }
-            Entry::Dispatch { .. } => {}
+        if !self.entries[at].is_dispatch() {
+            self.entries[at].transfer(encoder);
+            return (at + 1, flops);
         }
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        while let Some(Entry::Dispatch { pipeline, bind_group, grid, work }) = self.entries.get(at) {
-            let [x, y, z] = grid.map(|extent: Extent| extent.count(step));
+        while let Some(entry) = self.entries.get(at).filter(|entry| entry.is_dispatch()) {
             at += 1;
-            if x * y * z == 0 {
+            if !entry.has_work(step) {
                 continue;
             }
-            pass.set_pipeline(&pipeline.wgpu);
-            pass.set_bind_group(0, bind_group, &[]);
-            pass.dispatch_workgroups(x, y, z);
-            flops += u64::from(work.0.count(step)) * work.1;
+            entry.dispatch(&mut pass, step);
+            flops += entry.flops(step);
             if flops >= self.slice_flops.get() {
                 break;
             }
@@ -252,9 +298,9 @@ impl Readback {
 
     /// Copies `source` as it is after the work submitted so far, and asks for the bytes.
     pub fn request(&self, gpu: &Gpu, source: &Buffer) {
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let mut encoder = gpu.device().encoder();
         self.staging.copy_from(&mut encoder, source, 0);
-        gpu.queue.submit([encoder.finish()]);
+        gpu.device().submit(encoder);
         self.staging.map(gpu);
     }
 

@@ -37,6 +37,8 @@ pub struct Step {
     pub weight_decay: f32,
     /// Gradients are scaled down to this global norm.
     pub max_grad_norm: f32,
+    /// Mean number of keys that a row sees. No kernel reads it: it is for counting what attention costs.
+    pub keys_per_row: f32,
 }
 
 /// Which rows a kernel works on; `struct Rows` of `shaders/shared/step.wgsl`.
@@ -61,6 +63,31 @@ impl Rows {
     /// How many there are in a step.
     pub fn count(self, step: &Step) -> u32 {
         if self.of_targets == 0 { step.n_tokens } else { step.n_targets.saturating_sub(self.start).min(self.capacity) }
+    }
+}
+
+/// What a dispatch computes: rows, and floating-point operations for each.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    /// Rows it works on.
+    pub rows: Rows,
+    /// For a row, whatever it is.
+    pub flops: u64,
+    /// For each key that a row sees.
+    pub flops_per_key: u64,
+}
+
+impl Work {
+    /// Floating-point operations in a step.
+    pub fn flops(self, step: &Step) -> u64 {
+        let per_row = self.flops as f64 + self.flops_per_key as f64 * f64::from(step.keys_per_row);
+        (f64::from(self.rows.count(step)) * per_row) as u64
+    }
+}
+
+impl From<(Rows, u64)> for Work {
+    fn from((rows, flops): (Rows, u64)) -> Self {
+        Self { rows, flops, flops_per_key: 0 }
     }
 }
 
@@ -153,8 +180,8 @@ pub enum Command {
         params: Vec<u8>,
         /// Workgroups.
         grid: Grid,
-        /// Rows and floating-point operations for each, for slicing and profiles.
-        work: (Rows, u64),
+        /// What it computes, for slicing and profiles.
+        work: Work,
     },
     /// Fill with zeros.
     Clear(Slice),
@@ -175,13 +202,23 @@ pub struct Recording {
     pub(super) buffers: Vec<Virtual>,
     pub(super) commands: Vec<Command>,
     scope: Vec<String>,
+    /// Where each phase after `forward` begins.
+    phases: Vec<(usize, &'static str)>,
 }
 
 impl Recording {
     /// An empty recording whose kernels read `step`, a uniform buffer holding a [`Step`] of up to `max_tokens` tokens.
     pub fn new(step: &Buffer, max_tokens: usize) -> Self {
         let (max_tokens, variant) = (max_tokens as u32, Variant::default());
-        Self { step: step.clone(), max_tokens, variant, buffers: vec![], commands: vec![], scope: vec![] }
+        Self {
+            step: step.clone(),
+            max_tokens,
+            variant,
+            buffers: vec![],
+            commands: vec![],
+            scope: vec![],
+            phases: vec![],
+        }
     }
 
     /// The same, with products computed as `variant` says.
@@ -202,17 +239,6 @@ impl Recording {
     /// The most rows there can be in a step: what buffers must hold, and which kernel suits.
     pub fn capacity(&self, rows: Rows) -> usize {
         if rows.of_targets == 0 { self.max_tokens as usize } else { rows.capacity as usize }
-    }
-
-    /// Floating-point operations of the kernels that state them, for one step.
-    pub fn flops(&self, step: &Step) -> u64 {
-        self.commands
-            .iter()
-            .map(|command| match command {
-                Command::Dispatch { work: (rows, flops), .. } => u64::from(rows.count(step)) * flops,
-                _ => 0,
-            })
-            .sum()
     }
 
     /// Memory needed only inside this recording; contents are undefined until written.
@@ -251,7 +277,7 @@ impl Recording {
         bindings: &[Slice],
         params: &impl Pod,
         grid: Grid,
-        work: (Rows, u64),
+        work: impl Into<Work>,
     ) {
         self.commands.push(Command::Dispatch {
             label: self.path(label),
@@ -259,7 +285,7 @@ impl Recording {
             bindings: bindings.to_vec(),
             params: bytemuck::bytes_of(params).to_vec(),
             grid,
-            work,
+            work: work.into(),
         });
     }
 
@@ -272,6 +298,21 @@ impl Recording {
     pub fn copy(&mut self, from: Slice, to: Slice) {
         assert_eq!(from.size_bytes, to.size_bytes, "copy between sizes");
         self.commands.push(Command::Copy { from, to });
+    }
+
+    /// What is recorded from here on belongs to `phase`; what is recorded before any such call, to `forward`.
+    pub fn phase(&mut self, phase: &'static str) {
+        self.phases.push((self.commands.len(), phase));
+    }
+
+    /// The phase of command `at`.
+    pub(super) fn phase_of(&self, at: usize) -> &'static str {
+        self.phases.iter().rev().find(|(start, _)| *start <= at).map_or("forward", |(_, phase)| phase)
+    }
+
+    /// Where the first phase ends.
+    pub(super) fn first_phase_end(&self) -> usize {
+        self.phases.first().map_or(self.commands.len(), |(start, _)| *start)
     }
 
     /// Labels inside `record` start with `name`.

@@ -5,6 +5,8 @@
 use std::fmt::Write;
 use std::rc::Rc;
 
+use super::counted::Counted;
+
 /// WGSL wants it before all else.
 const ENABLE_F16: &str = "enable f16;\n";
 
@@ -76,7 +78,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(device: &wgpu::Device, shader: &Shader) -> Self {
+    pub(super) fn new(device: &Counted, shader: &Shader) -> Self {
         let bindings = shader.bindings();
         let entries: Vec<_> = bindings
             .iter()

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Columns, Matrix};
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
+use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant, Work};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy)]
@@ -87,10 +87,10 @@ impl AttentionShape {
         Shader::new(name, &constants, &parts)
     }
 
-    /// Floating-point operations a row, `each` for every key that it sees and every column of q. How many keys those
-    /// are is not known here; a thousand keeps slices of work short.
-    pub(super) fn flops(&self, each: u64) -> u64 {
-        1000 * each * self.widths().0 as u64
+    /// `each` floating-point operations for every key that a row sees and every column of q. (Where a window hides
+    /// keys, these are more than are done.)
+    pub(super) fn work(&self, each: u64) -> Work {
+        Work { rows: Rows::TOKENS, flops: 0, flops_per_key: each * self.widths().0 as u64 }
     }
 
     /// Times four rows a workgroup covers if its threads work on four queries of a key head: about 64 threads.
@@ -127,7 +127,7 @@ pub fn attention(
     };
     let grid = [workgroups, Extent::Fixed(1), Extent::Fixed(1)];
     let [q, k, v] = qkv.map(|columns| columns.matrix.slice);
-    rec.dispatch(label, &shader, &[tokens, q, k, v, out.slice, lse_delta], &params, grid, (rows, shape.flops(4)));
+    rec.dispatch(label, &shader, &[tokens, q, k, v, out.slice, lse_delta], &params, grid, shape.work(4));
 }
 
 /// The key rows that a token sees.

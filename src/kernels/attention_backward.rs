@@ -51,7 +51,7 @@ pub fn attention_dq(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
     let qkv = a.qkv[0].matrix.slice;
     let bindings = [a.tokens, qkv, a.out.slice, a.d_out.slice, a.lse_delta, a.table, a.d_qkv.slice];
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, a.shape.flops(6)));
+    rec.dispatch(label, &shader, &bindings, &params, grid, a.shape.work(6));
 }
 
 /// Writes dk and dv, after [`attention_dq`]. Key rows are the rows of the batch.
@@ -71,7 +71,7 @@ pub fn attention_dkv(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(n_slices)];
     let [q, k, v] = a.qkv.map(|columns| columns.matrix.slice);
     let bindings = [a.tokens, q, k, v, a.lse_delta, a.d_out.slice, a.table, a.d_qkv.slice];
-    rec.dispatch(label, &shader, &bindings, &params, grid, (rows, a.shape.flops(8)));
+    rec.dispatch(label, &shader, &bindings, &params, grid, a.shape.work(8));
 }
 
 /// Gradients in f64 over rows at the padded stride, from those of the forward reference.

@@ -195,6 +195,9 @@ impl<'a> Loader<'a> {
 
     /// Writes rows of a tensor from row `at` of a part on.
     async fn fill(&mut self, part: &Part, tensor: &Tensor, rows: Range<usize>, at: usize) -> Result<()> {
+        if self.gpu.is_paper() {
+            return Ok(());
+        }
         let chunk_rows = self.chunk_rows(tensor);
         for start in rows.clone().step_by(chunk_rows) {
             let chunk = start..rows.end.min(start + chunk_rows);
@@ -207,6 +210,9 @@ impl<'a> Loader<'a> {
 
     /// Writes four rows of one tensor and four of the other by turns; of each, those that belong in the part.
     async fn fill_in_turn(&mut self, part: &Part, tensors: [&Tensor; 2]) -> Result<()> {
+        if self.gpu.is_paper() {
+            return Ok(());
+        }
         let cols = tensors[0].cols();
         let (value_bytes, scale_bytes) = part.format.row_bytes(cols);
         let rows = part.first_row / 2..tensors[0].rows().min((part.first_row + part.rows) / 2);
@@ -253,11 +259,13 @@ impl<'a> Loader<'a> {
     pub async fn rms_norm(&mut self, module: &str, width: usize, eps: f32) -> Result<RmsNorm> {
         let name = format!("{module}.weight");
         let tensor = self.expect(&name, &[width])?;
-        let mut values = self.checkpoint.read_f32(&name).await?;
-        values.resize(stride(width), 0.0);
-        let weight = Buffer::storage(self.gpu, &name, values.len() as u64 * 4)?;
-        weight.write(self.gpu, 0, bytemuck::cast_slice(&values));
-        self.count(tensor.size_bytes())?;
+        let weight = Buffer::storage(self.gpu, &name, stride(width) as u64 * 4)?;
+        if !self.gpu.is_paper() {
+            let mut values = self.checkpoint.read_f32(&name).await?;
+            values.resize(stride(width), 0.0);
+            weight.write(self.gpu, 0, bytemuck::cast_slice(&values));
+            self.count(tensor.size_bytes())?;
+        }
         Ok(RmsNorm { weight, width, eps })
     }
 

@@ -247,6 +247,7 @@ impl Architecture for Llama {
         let (hidden, saved) = self.forward(rec, batch, adapter, None);
         let d = matrix(rec, "d_hidden", Rows::TOKENS, hidden.width);
         rec.scope("head", |rec| self.head().loss(rec, batch, hidden, metrics, d));
+        rec.phase("backward");
         // Nothing is computed below the lowest adapted layer.
         let lowest = self.layers.iter().position(|layer| layer.is_adapted(adapter)).unwrap_or(self.layers.len());
         for index in (lowest..self.layers.len()).rev() {

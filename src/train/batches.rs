@@ -27,9 +27,10 @@ impl Pass {
         self.targets.extend(next.filter(|(_, (_, supervised))| **supervised).map(|(row, (&id, _))| (row, id)));
     }
 
-    /// The step's row counts.
-    pub fn step(&self) -> Step {
-        Step { n_tokens: self.tokens.len() as u32, n_targets: self.targets.len() as u32, ..Default::default() }
+    /// `step` with this pass's rows and the whole adapter.
+    pub fn step(&self, step: Step) -> Step {
+        let (n_tokens, n_targets) = (self.tokens.len() as u32, self.targets.len() as u32);
+        Step { n_tokens, n_targets, keys_per_row: Token::keys_per_row(&self.tokens), strength: 1.0, ..step }
     }
 }
 

@@ -19,7 +19,7 @@ import {
 } from 'web-lora';
 
 /** What the engine is busy with. */
-export type Task = 'engine' | 'model' | 'data' | 'train' | 'compare' | 'adapter';
+export type Task = 'engine' | 'model' | 'data' | 'train' | 'profile' | 'compare' | 'adapter';
 
 /** Examples as they came, kept so that they can be read again for another model or length. */
 export interface DataSource {

@@ -33,12 +33,18 @@ export function formatDuration(seconds: number): string {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+/** Seconds as `0.45 ms` or `1,234 ms`. */
+export function formatMilliseconds(seconds: number): string {
+  const milliseconds = 1000 * seconds;
+  return `${milliseconds < 10 ? milliseconds.toFixed(2) : formatCount(Math.round(milliseconds))} ms`;
+}
+
 /** A loss or a norm. */
 export function formatLoss(loss: number): string {
   return loss.toFixed(3);
 }
 
-/** Tokens a second. */
+/** Tokens, or billions of something, a second. */
 export function formatSpeed(tokensPerSecond: number): string {
   return tokensPerSecond < 10 ? tokensPerSecond.toFixed(1) : formatCount(Math.round(tokensPerSecond));
 }

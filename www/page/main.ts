@@ -7,6 +7,7 @@ import { ignoreStrayDrops } from './drop.js';
 import { engineNotice } from './engine-notice.js';
 import { keepStep } from './keep-step.js';
 import { modelStep } from './model-step.js';
+import { profilePanel } from './profile-panel.js';
 import { Settings } from './settings.js';
 import { trainStep } from './train-step.js';
 
@@ -17,6 +18,7 @@ engineNotice(app);
 modelStep(app);
 dataStep(app);
 trainStep(app, settings);
+profilePanel(app, settings);
 compareStep(app);
 keepStep(app);
 void app.start();

@@ -25,8 +25,11 @@ import type {
   GenerateResult,
   LoadDatasetOptions,
   LoadModelOptions,
+  MemoryPlan,
   ModelInfo,
   ModelSource,
+  PlanMemoryOptions,
+  Profile,
   TrainCallbacks,
   TrainOptions,
   TrainResult,
@@ -108,6 +111,15 @@ export class Engine {
     return this.#call('loadModel', { source: posted(source), options: settings }, { onEvent, signal });
   }
 
+  /**
+   * The GPU memory that training would take, known before any of it is. The model need not be loaded: only the headers
+   * of its files are read, and what is loaded stays.
+   */
+  async planMemory(source: ModelSource, options: PlanMemoryOptions = {}): Promise<MemoryPlan> {
+    checkSettings(options);
+    return this.#call('planMemory', { source: posted(source), options });
+  }
+
   /** Reads examples as JSON lines: with `messages`, with `prompt` and `completion`, or with `text`. */
   async loadDataset(
     data: Blob | string | Uint8Array<ArrayBuffer>,
@@ -169,6 +181,12 @@ export class Engine {
       if (event.type === 'adapter') this.#lastAdapter = event.files;
     };
     return this.#call('train', { options }, { onEvent, signal: callbacks.signal });
+  }
+
+  /** Times every kernel of one step of a training with these options. The adapter stays as it is. */
+  async profile(options: TrainOptions = {}): Promise<Profile> {
+    checkSettings(options);
+    return this.#call('profile', { options });
   }
 
   /** Answers. Stopping by `signal` does not reject: the answer so far is the result. */

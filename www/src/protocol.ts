@@ -10,8 +10,11 @@ import type {
   EngineOptions,
   GenerateOptions,
   GenerateResult,
+  MemoryPlan,
   ModelInfo,
+  PlanMemoryOptions,
   Products,
+  Profile,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -24,6 +27,7 @@ export interface Commands {
   /** `products`: what was found out on an earlier visit. */
   create: { options: EngineOptions & { products?: Products | undefined }; result: DeviceInfo };
   loadModel: { source: PostedSource; options: { contextLength?: number }; result: ModelInfo };
+  planMemory: { source: PostedSource; options: PlanMemoryOptions; result: MemoryPlan };
   loadDataset: {
     file: string;
     bytes: Uint8Array<ArrayBuffer>;
@@ -36,6 +40,7 @@ export interface Commands {
   adapterInfo: { result: AdapterInfo | undefined };
   saveAdapter: { result: AdapterFiles };
   train: { options: TrainOptions; result: TrainResult };
+  profile: { options: TrainOptions; result: Profile };
   generate: { options: GenerateOptions; result: GenerateResult };
 }
 

@@ -9,6 +9,8 @@ export interface DeviceInfo {
   maxBufferSize: number;
   maxStorageBufferBindingSize: number;
   shaderF16: boolean;
+  /** True where its own clock can time kernels. */
+  timestamps: boolean;
   products: Products;
 }
 
@@ -154,14 +156,36 @@ export interface TrainCallbacks {
   signal?: AbortSignal;
 }
 
+/** What to foresee the memory of; what is left out is as in loadModel, newAdapter and train. */
+export interface PlanMemoryOptions {
+  contextLength?: number;
+  r?: number;
+  targetModules?: string[];
+  /** 512 where not given. */
+  tokensPerPass?: number;
+}
+
+/** GPU memory during training, in bytes, to the byte. */
+export interface MemoryPlan {
+  weights: number;
+  /** The factors of the adapter. */
+  adapter: number;
+  /** Gradients and both moments. */
+  optimizer: number;
+  /** What the forward pass keeps for the backward pass. */
+  activations: number;
+  /** What is needed for a moment, and the small things. */
+  workspace: number;
+  total: number;
+}
+
 export interface TrainPlan {
   steps: number;
   batchSize: number;
   tokensPerPass: number;
   passes: number;
   tokensPerEpoch: number;
-  activationBytes: number;
-  optimizerBytes: number;
+  memory: MemoryPlan;
   dispatches: number;
 }
 
@@ -186,6 +210,37 @@ export interface TrainResult {
   /** Steps done. */
   steps: number;
   stopped: 'end' | 'cancelled';
+}
+
+/** Where the time of a training step goes. Kernels are timed one by one, so what matters are the shares. */
+export interface Profile {
+  device: string;
+  /** True where the GPU's own clock told the times (browsers round it, often to 0.1 ms); else waiting did. */
+  timestamps: boolean;
+  /** Tokens of the step. */
+  tokens: number;
+  /** Sum of all. */
+  seconds: number;
+  /** The longest first. */
+  ops: ProfileOp[];
+}
+
+/** One kernel in one kind of module, all layers together. */
+export interface ProfileOp {
+  phase: 'forward' | 'backward' | 'update';
+  /** Path in the model, without the layer's number: `layers.mlp.down_proj`. */
+  module: string;
+  /** Name of the shader; `clear` and `copy` are the driver's. */
+  kernel: string;
+  /** Dispatches. */
+  count: number;
+  seconds: number;
+  /** Of the step, 0 to 1. */
+  share: number;
+  /** 0 for kernels that do not state what they compute. */
+  gigaflopsPerSecond: number;
+  /** As if each byte the kernel was given were read or written once. */
+  gigabytesPerSecond: number;
 }
 
 export interface Message {

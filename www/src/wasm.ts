@@ -10,8 +10,11 @@ import type {
   EngineOptions,
   GenerateOptions,
   GenerateResult,
+  MemoryPlan,
   ModelInfo,
+  PlanMemoryOptions,
   Products,
+  Profile,
   Progress,
   TrainOptions,
   TrainPlan,
@@ -41,6 +44,7 @@ export interface WasmEngine {
     options: { contextLength?: number },
     onProgress: OnProgress,
   ): Promise<ModelInfo>;
+  planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<MemoryPlan>;
   loadDataset(file: string, bytes: Uint8Array, options: { maxLength?: number }): DatasetReport;
   clearDataset(): void;
   newAdapter(options: AdapterOptions): AdapterInfo;
@@ -50,6 +54,8 @@ export interface WasmEngine {
   startTraining(options: TrainOptions, onProgress: OnProgress): Promise<TrainPlan>;
   /** One optimiser step. Its report may come a step late; the last comes with `done`. */
   trainStep(): Promise<{ done: boolean; report?: StepReport }>;
+  /** Of the next step of a training that was started. */
+  profile(): Promise<Profile>;
   endTraining(): void;
   generate(options: GenerateOptions, onToken: (text: string) => boolean): Promise<GenerateResult>;
 }

@@ -4,10 +4,19 @@
  */
 
 import { WebLoraError, errorData, type ErrorData } from './errors.js';
-import type { Command, CommandEvent, CommandName, CommandResult, Commands, FromWorker, ToWorker } from './protocol.js';
+import type {
+  Command,
+  CommandEvent,
+  CommandName,
+  CommandResult,
+  Commands,
+  FromWorker,
+  PostedSource,
+  ToWorker,
+} from './protocol.js';
 import { openSource } from './sources.js';
 import { StepTimer } from './step-timer.js';
-import type { AdapterFiles, DeviceInfo, Progress, TrainOptions, TrainResult } from './types.js';
+import type { AdapterFiles, DeviceInfo, Profile, Progress, TrainOptions, TrainResult } from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
 
 /** While training, the main thread gets a copy of the adapter after so many steps or so long, whichever is first. */
@@ -66,38 +75,35 @@ function emit(id: number, event: CommandEvent, transfer: Transferable[] = []): v
 async function run(id: number, command: Command, signal: AbortSignal): Promise<CommandResult<CommandName>> {
   if (command.type === 'create') return create(command.options);
   if (!engine) throw new WebLoraError({ code: 'not_ready', message: 'The engine has not been created.' });
+  const wasm = engine;
   const onProgress = (progress: Progress) => {
     emit(id, { type: 'progress', progress });
     return !signal.aborted;
   };
   switch (command.type) {
-    case 'loadModel': {
-      const failures: unknown[] = [];
-      try {
-        const files = await openSource(command.source, signal);
-        return await engine.loadModel(watched(files, failures), command.options, onProgress);
-      } catch (error) {
-        if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
-        throw failures[0] ?? error;
-      }
-    }
+    case 'loadModel':
+      return withFiles(command.source, signal, (files) => wasm.loadModel(files, command.options, onProgress));
+    case 'planMemory':
+      return withFiles(command.source, signal, (files) => wasm.planMemory(files, command.options));
     case 'loadDataset':
-      return engine.loadDataset(command.file, command.bytes, command.options);
+      return wasm.loadDataset(command.file, command.bytes, command.options);
     case 'clearDataset':
-      engine.clearDataset();
+      wasm.clearDataset();
       return undefined;
     case 'newAdapter':
-      return engine.newAdapter(command.options);
+      return wasm.newAdapter(command.options);
     case 'loadAdapter':
-      return engine.loadAdapter(command.files.config, command.files.weights);
+      return wasm.loadAdapter(command.files.config, command.files.weights);
     case 'adapterInfo':
-      return engine.adapterInfo();
+      return wasm.adapterInfo();
     case 'saveAdapter':
-      return engine.saveAdapter();
+      return wasm.saveAdapter();
     case 'train':
-      return train(engine, id, command.options, signal, onProgress);
+      return train(wasm, id, command.options, signal, onProgress);
+    case 'profile':
+      return profile(wasm, command.options, onProgress);
     case 'generate':
-      return engine.generate(command.options, (text) => {
+      return wasm.generate(command.options, (text) => {
         emit(id, { type: 'token', text });
         return !signal.aborted;
       });
@@ -132,6 +138,21 @@ async function adapterName(): Promise<string> {
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
   const { vendor = '', architecture = '' } = adapter?.info ?? {};
   return [vendor, architecture].filter(Boolean).join(' ') || 'GPU';
+}
+
+/** Hands on the files of a source. What is thrown is what a read failed with, where one did. */
+async function withFiles<Result>(
+  source: PostedSource,
+  signal: AbortSignal,
+  use: (files: readonly ByteSource[]) => Promise<Result>,
+): Promise<Result> {
+  const failures: unknown[] = [];
+  try {
+    return await use(watched(await openSource(source, signal), failures));
+  } catch (error) {
+    if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
+    throw failures[0] ?? error;
+  }
 }
 
 /** The same sources; what fails in a read is kept, as the engine can only say that a read failed. */
@@ -190,6 +211,17 @@ async function train(
   return { steps, stopped: done ? 'end' : 'cancelled' };
 }
 
+async function profile(
+  engine: WasmEngine,
+  options: TrainOptions,
+  onProgress: (progress: Progress) => boolean,
+): Promise<Profile> {
+  await engine.startTraining(options, onProgress);
+  const profile = await engine.profile();
+  engine.endTraining();
+  return profile;
+}
+
 async function copyAdapter(engine: WasmEngine, id: number): Promise<void> {
   const files = await engine.saveAdapter();
   emit(id, { type: 'adapter', files }, transfers(files));
@@ -197,6 +229,6 @@ async function copyAdapter(engine: WasmEngine, id: number): Promise<void> {
 
 /** Buffers to move rather than copy: those of an adapter. */
 function transfers(result: CommandResult<CommandName> | AdapterFiles): Transferable[] {
-  if (typeof result !== 'object' || !('weights' in result)) return [];
+  if (typeof result !== 'object' || !('config' in result)) return [];
   return [result.config.buffer, result.weights.buffer];
 }

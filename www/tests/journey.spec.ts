@@ -66,6 +66,22 @@ test('stopping keeps what was learned, and training goes on from there', async (
   expect((await studio.losses())[0]).toBeLessThan(first);
 });
 
+test('a step can be measured, and says where its time went', async ({ studio }) => {
+  await studio.open();
+  await studio.train(3);
+  await expect(studio.get('#train-status')).toContainText('Done');
+  await studio.get('#profile > summary').click();
+  await studio.get('#profile-run').click();
+  await expect(studio.get('#profile-status')).toContainText(/\d+ tokens in .* ms, by/);
+  const rows = studio.get('#profile-ops tr');
+  await expect(rows.filter({ hasText: 'backward mlp.down_proj' }).first()).toBeVisible();
+  const shares = (await rows.locator('td:nth-child(2)').allTextContents()).map(parseFloat);
+  expect(shares).toEqual(shares.toSorted((a, b) => b - a));
+  // Each is rounded to a tenth.
+  expect(Math.abs(shares.reduce((sum, share) => sum + share, 0) - 100)).toBeLessThan(0.05 * shares.length);
+  await expect(studio.get('#train-start')).toBeEnabled();
+});
+
 test('the sample can be used and every example shows what is learned', async ({ studio }) => {
   await studio.open();
   await studio.loadModel();
