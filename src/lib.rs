@@ -16,6 +16,7 @@
 //! lora             all factors in one arena, PEFT's names and initialisation     lora::Adapter
 //! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
 //! engine           the one object users drive                                    engine::Engine
+//! bench            measurements that other programs are compared by             bench::matmul_seconds
 //! web              its JavaScript face (wasm only)                               web::Engine
 //! ```
 //!
@@ -71,6 +72,7 @@
 //! Kernel variants chosen per device (workgroup tiles, f16, subgroups), recomputing activations under a memory budget,
 //! checkpoints of a run, architectures besides llama, sharded safetensors.
 
+pub mod bench;
 pub mod data;
 pub mod engine;
 pub mod error;
