@@ -4,6 +4,7 @@
 #               MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
 #               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
+# make bench-peers  measures steps and products beside jax-js, TensorFlow.js and ferrotensor: target/bench.json
 # Each does its own set-up and skips what is done already.
 
 SHELL := bash
@@ -24,7 +25,7 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile test test-rust test-model test-wasm test-www
+.PHONY: help setup model build run demo profile bench-peers test test-rust test-model test-wasm test-www
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
@@ -84,3 +85,11 @@ test-wasm:
 
 test-www: $(SITE)
 	cd www && npm run --silent check && npm run --silent test
+
+# All on the software GPUs of the tests: the browser's three take turns in one page, the native two in processes.
+bench-peers: $(WASM)
+	@.ci/setup npm browser peers
+	cd www && npm run --silent build:package
+	cargo bench --quiet --bench bench_peers --no-run
+	@node www/bench/browser.mjs
+	@$(LAVAPIPE) node www/bench/native.mjs

@@ -85,7 +85,7 @@ impl Default for LoraOptions {
 }
 
 impl LoraOptions {
-    /// What PEFT would write, for the model `base` with linears of these `shapes`.
+    /// What PEFT would write, for the model `base` with linears in these `groups`.
     fn config(self, base: &str, groups: &[ModuleGroup]) -> LoraConfig {
         LoraConfig {
             r: self.r,

@@ -17,6 +17,7 @@
 //! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
 //! profile          where the time of a step goes                                 profile::Profile
 //! engine           the one object users drive                                    engine::Engine
+//! bench            measurements that other programs are compared by             bench::matmul_seconds
 //! web              its JavaScript face (wasm only)                               web::Engine
 //! ```
 //!
@@ -92,6 +93,7 @@
 //!
 //! Recomputing activations under a memory budget, checkpoints of a run, architectures besides llama, sharded safetensors.
 
+pub mod bench;
 pub mod data;
 pub mod engine;
 pub mod error;

@@ -125,7 +125,7 @@ engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
     for default_limits in [false, true] {
         let mut weights = vec![];
         for profiled in [false, true] {
-            let mut engine = engine_with(DeviceOptions { default_limits }).await;
+            let mut engine = engine_with(DeviceOptions { default_limits, ..Default::default() }).await;
             engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
             let plan = engine.start_training(options(4), &mut |_| ()).await.unwrap();
             engine.train_step().await.unwrap();
@@ -168,7 +168,7 @@ engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
 });
 
 engine_test!(the_memory_planned_is_what_is_allocated, async {
-    let mut engine = Engine::new(DeviceOptions { default_limits: true }).await.unwrap();
+    let mut engine = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
     for (r, target_modules, tokens) in
         [(8, None, 67), (3, Some(vec!["down_proj".to_owned()]), 512), (64, Some(vec!["q_proj".to_owned()]), 100)]
     {

@@ -21,11 +21,12 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let gpu = Rc::new(Gpu::request(DeviceOptions::default()).await?);
     let checkpoint = Checkpoint::open(&[Rc::new(FileSource::open(&file)?) as Rc<dyn ByteSource>]).await?;
     let model = model::load(&gpu, &checkpoint, n_tokens.max(16), &mut |_, _| true).await?;
-    let shapes = model.modules();
-    let target_modules = shapes.iter().map(|shape| shape.kind().to_owned()).collect();
+    let groups = model.modules();
+    let target_modules =
+        groups.iter().flat_map(|group| &group.modules).map(|module| module.kind().to_owned()).collect();
     let config =
         LoraConfig { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules, base_model_name_or_path: None };
-    let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
+    let adapter = Adapter::new(&gpu, config, &groups, 0)?;
     let trainer = Trainer::new(gpu.clone(), &*model, &adapter, n_tokens, &mut |_, _| ()).await?;
 
     // One example, all of it supervised; which tokens they are makes no difference to the time.
