@@ -109,6 +109,8 @@ pub struct PlanOptions {
     pub target_modules: Option<Vec<String>>,
     /// As in [`TrainOptions`]; 512 where not given.
     pub tokens_per_pass: Option<usize>,
+    /// As in [`TrainOptions`].
+    pub memory_budget: Option<u64>,
 }
 
 /// What an adapter is.
@@ -336,8 +338,7 @@ impl Engine {
         let lora = LoraOptions { target_modules: options.target_modules, ..Default::default() };
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
         let adapter = Adapter::new(&gpu, lora.config(checkpoint.name(), &shapes), &shapes, 0)?;
-        let trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, &mut |_, _| ()).await?;
-        Ok(MemoryPlan::new(weights, &adapter, &trainer))
+        MemoryPlan::new(&gpu, &*model, weights, &adapter, max_tokens, options.memory_budget).await
     }
 
     fn model(&self) -> Result<&Loaded> {
@@ -437,7 +438,11 @@ impl Engine {
         let mut compile = |done: usize, total: usize| {
             progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
         };
-        let trainer = Trainer::new(self.gpu.clone(), &*model.architecture, adapter, max_tokens, &mut compile).await?;
+        let architecture = &*model.architecture;
+        let (weights, budget) = (model.weight_bytes, options.memory_budget);
+        let memory = MemoryPlan::new(&self.gpu, architecture, weights, adapter, max_tokens, budget).await?;
+        let gpu = self.gpu.clone();
+        let trainer = Trainer::new(gpu, architecture, adapter, max_tokens, memory.recompute, &mut compile).await?;
         let total = options.total_steps(dataset.examples.len());
         let batches = Batches::new(dataset.examples.len(), options.batch_size, options.seed);
         let plan = TrainPlan {
@@ -446,7 +451,7 @@ impl Engine {
             tokens_per_pass: max_tokens,
             passes: batches.passes(0, &dataset.examples, max_tokens).len(),
             tokens_per_epoch: lengths.iter().sum(),
-            memory: MemoryPlan::new(model.weight_bytes, adapter, &trainer),
+            memory,
             dispatches: trainer.n_dispatches(),
         };
         self.run = Some(Run { trainer, options, batches, total, submitted: 0, reported: 0, counts: vec![] });

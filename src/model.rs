@@ -33,8 +33,13 @@ pub trait Architecture {
         logits: Matrix,
     );
 
-    /// Adds the pass's loss to `metrics[0]` and its gradients to the adapter's.
-    fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, metrics: Slice);
+    /// Adds the pass's loss to `metrics[0]` and its gradients to the adapter's. The first `recompute` of its
+    /// [`Architecture::n_recomputable`] parts are computed again by the backward pass rather than kept for it.
+    fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, recompute: usize, metrics: Slice);
+
+    /// Parts whose activations can be given up, in the order in which it costs least: the largest first, and of these
+    /// the lowest layers', which the backward pass reaches when others' have gone.
+    fn n_recomputable(&self) -> usize;
 }
 
 /// Streams a model to the GPU. It will run at up to `context_length` positions, or as many as it was made for.

@@ -84,17 +84,21 @@ pub struct Trainer {
     ring: [Readback; 2],
     n_steps: usize,
     optimizer_bytes: u64,
+    recompute: usize,
+    pass_flops: u64,
     size_bytes: u64,
     started: Option<(web_time::Instant, u64)>,
 }
 
 impl Trainer {
-    /// Records and compiles passes of up to `max_tokens` tokens. `progress` is told (done, total) dispatches.
+    /// Records and compiles passes of up to `max_tokens` tokens, of which `recompute` parts of the model keep nothing
+    /// for the backward pass ([`Architecture::train`]). `progress` is told (done, total) dispatches.
     pub async fn new(
         gpu: Rc<Gpu>,
         model: &dyn Architecture,
         adapter: &Adapter,
         max_tokens: usize,
+        recompute: usize,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let before = gpu.allocated_bytes();
@@ -108,7 +112,7 @@ impl Trainer {
         let (mut rec, view) = batch.recording();
         let factors = adapter.view(&mut rec, Some(&grads));
         let metrics_slice = rec.external(&metrics);
-        model.train(&mut rec, &view, &factors, metrics_slice);
+        model.train(&mut rec, &view, &factors, recompute, metrics_slice);
 
         let update = {
             let mut rec = Recording::new(&batch.step, max_tokens);
@@ -123,6 +127,10 @@ impl Trainer {
             rec.clear(metrics);
             rec
         };
+        let rows = max_tokens as u32;
+        let keys_per_row = (rows as f32 + 1.0) / 2.0;
+        let full = Step { n_tokens: rows, n_targets: rows, keys_per_row, ..Default::default() };
+        let pass_flops = rec.flops(&full);
         let total = rec.commands().len() + update.commands().len();
         let first = rec.commands().len();
         let pass = Plan::new(&gpu, &rec, |done, _| progress(done, total)).await?;
@@ -140,6 +148,8 @@ impl Trainer {
             ring,
             n_steps: 0,
             optimizer_bytes: 3 * arena_bytes,
+            recompute,
+            pass_flops,
             started: None,
         })
     }
@@ -157,6 +167,16 @@ impl Trainer {
     /// Bytes of gradients and moments.
     pub fn optimizer_bytes(&self) -> u64 {
         self.optimizer_bytes
+    }
+
+    /// Parts of the model that are computed again by the backward pass.
+    pub fn recompute(&self) -> usize {
+        self.recompute
+    }
+
+    /// Floating-point operations of a pass full of one example, all of it supervised.
+    pub fn pass_flops(&self) -> u64 {
+        self.pass_flops
     }
 
     /// Bytes of all that it allocated.

@@ -195,11 +195,23 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
 
     let max_tokens = passes.iter().map(|pass| pass.tokens.len()).max().unwrap();
     let before = gpu.allocated_bytes();
-    let mut trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, &mut |_, _| ()).await?;
+    let mut trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, 0, &mut |_, _| ()).await?;
     let (loss, grads) = trainer.gradients(&passes[..1]).await?;
     worst.add("loss", &[loss], &[golden.json["loss"].as_f64().unwrap()]);
     for (name, grad) in adapter.unpack(&grads) {
         worst.add("grads", &grad.data, &golden.f64s(&format!("grad.{name}"))?);
+    }
+
+    {
+        // Computing activations again instead of keeping them changes no bit.
+        let (n, mut quiet) = (model.n_recomputable(), |_, _| ());
+        let again = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, n, &mut quiet).await?;
+        if again.activation_bytes() >= trainer.activation_bytes() {
+            return Err("recomputing keeps no less".into());
+        }
+        if again.gradients(&passes[..1]).await? != (loss, grads) {
+            return Err("gradients differ where activations are recomputed".into());
+        }
     }
 
     let (options, total) = train_options(&golden);

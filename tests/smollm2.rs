@@ -97,7 +97,7 @@ async fn run() {
     }
     let passes = [pass];
     let mut trainer =
-        Trainer::new(gpu.clone(), &*model, &adapter, passes[0].tokens.len(), &mut |_, _| ()).await.unwrap();
+        Trainer::new(gpu.clone(), &*model, &adapter, passes[0].tokens.len(), 0, &mut |_, _| ()).await.unwrap();
     let options = TrainOptions {
         learning_rate: train["lr"].as_f64().unwrap(),
         warmup_steps: Some(0),

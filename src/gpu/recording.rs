@@ -241,6 +241,15 @@ impl Recording {
         if rows.of_targets == 0 { self.max_tokens as usize } else { rows.capacity as usize }
     }
 
+    /// Floating-point operations of the kernels that state them, for one step.
+    pub fn flops(&self, step: &Step) -> u64 {
+        let of = |command: &Command| match command {
+            Command::Dispatch { work, .. } => work.flops(step),
+            _ => 0,
+        };
+        self.commands.iter().map(of).sum()
+    }
+
     /// Memory needed only inside this recording; contents are undefined until written.
     pub fn transient(&mut self, label: &str, size_bytes: u64) -> Slice {
         let size_bytes = size_bytes.max(16).next_multiple_of(16);

@@ -35,12 +35,12 @@ struct Layer {
     mlp: Mlp,
 }
 
-/// What the backward pass reads of a layer: what its halves read and left, and what they kept.
+/// What the backward pass reads of a layer: what its halves read, and what they kept unless that is to be recomputed.
 struct LayerSaved {
     x: Matrix,
     mid: Matrix,
-    self_attn: (NormSaved, AttentionSaved),
-    mlp: (NormSaved, MlpSaved),
+    self_attn: Option<(NormSaved, AttentionSaved)>,
+    mlp: Option<(NormSaved, MlpSaved)>,
 }
 
 impl Llama {
@@ -160,7 +160,7 @@ impl Layer {
         let mid = rec.scope("self_attn", |rec| self.self_attn.output(rec, adapter, &self_attn.1, x));
         let mlp = self.feed_forward(rec, adapter, mid);
         let out = rec.scope("mlp", |rec| self.mlp.output(rec, adapter, &mlp.1, mid));
-        (out, LayerSaved { x, mid, self_attn, mlp })
+        (out, LayerSaved { x, mid, self_attn: Some(self_attn), mlp: Some(mlp) })
     }
 
     /// The first half of the layer, up to its last linear.
@@ -201,12 +201,18 @@ impl Layer {
         needs_dx: bool,
     ) {
         let needs_mid = needs_dx || self.self_attn.is_adapted(adapter);
-        let (norm, mlp) = saved.mlp;
+        let (norm, mlp) =
+            saved.mlp.unwrap_or_else(|| rec.scope("recompute", |rec| self.feed_forward(rec, adapter, saved.mid)));
         let d_normed = rec.scope("mlp", |rec| self.mlp.backward(rec, adapter, &mlp, d, needs_mid));
         let Some(d_normed) = d_normed else { return };
         let label = "post_attention_layernorm";
         self.post_attention_layernorm.backward(rec, label, Rows::TOKENS, &norm, d_normed, d, true);
-        let (norm, self_attn) = saved.self_attn;
+        if !needs_dx && !self.self_attn.is_adapted(adapter) {
+            return;
+        }
+        let (norm, self_attn) = saved
+            .self_attn
+            .unwrap_or_else(|| rec.scope("recompute", |rec| self.attend(rec, batch, adapter, rope, None, saved.x)));
         let d_normed =
             rec.scope("self_attn", |rec| self.self_attn.backward(rec, adapter, batch, rope, &self_attn, d, needs_dx));
         let Some(d_normed) = d_normed else { return };
@@ -243,8 +249,21 @@ impl Architecture for Llama {
         rec.scope("head", |rec| self.head().logits(rec, batch, hidden, logits));
     }
 
-    fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, metrics: Slice) {
-        let (hidden, saved) = self.forward(rec, batch, adapter, None);
+    fn n_recomputable(&self) -> usize {
+        2 * self.layers.len()
+    }
+
+    fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, recompute: usize, metrics: Slice) {
+        let (hidden, mut saved) = self.forward(rec, batch, adapter, None);
+        // Feed-forward halves keep some three times as much as attention's, for the same work.
+        for index in 0..recompute.min(self.n_recomputable()) {
+            let layer = &mut saved[index % self.layers.len()];
+            if index < self.layers.len() {
+                layer.mlp = None;
+            } else {
+                layer.self_attn = None;
+            }
+        }
         let d = matrix(rec, "d_hidden", Rows::TOKENS, hidden.width);
         rec.scope("head", |rec| self.head().loss(rec, batch, hidden, metrics, d));
         rec.phase("backward");

@@ -1,12 +1,17 @@
-//! What training needs of the GPU's memory, by what it is for.
+//! What training needs of the GPU's memory, by what it is for, and how to make it fit.
+
+use std::rc::Rc;
 
 use serde::Serialize;
 
 use super::Trainer;
+use crate::gpu::Gpu;
 use crate::lora::Adapter;
+use crate::model::Architecture;
+use crate::{Error, Result};
 
 /// Bytes of GPU memory. On a [`crate::gpu::Gpu::paper`] known before any of it is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryPlan {
     /// The model: weights as their files have them, and its tables.
@@ -21,14 +26,69 @@ pub struct MemoryPlan {
     pub workspace: u64,
     /// All of it.
     pub total: u64,
+    /// Parts of the model whose activations are not kept but computed again, to fit the budget.
+    pub recompute: usize,
+    /// What that costs: the share by which a step has more to compute.
+    pub recompute_cost: f64,
 }
 
 impl MemoryPlan {
-    /// Of training `adapter` on a model of `weights` bytes.
-    pub fn new(weights: u64, adapter: &Adapter, trainer: &Trainer) -> Self {
+    /// Of training `adapter` on `model`, of `weights` bytes, with passes of up to `max_tokens` tokens, within
+    /// `budget` bytes in all: as much as possible is kept, and the rest computed again.
+    ///
+    /// Errors with `OutOfMemory` where not even keeping nothing fits.
+    pub async fn new(
+        gpu: &Gpu,
+        model: &dyn Architecture,
+        weights: u64,
+        adapter: &Adapter,
+        max_tokens: usize,
+        budget: Option<u64>,
+    ) -> Result<Self> {
+        let all_kept = Self::on_paper(gpu, model, weights, adapter, max_tokens, 0).await?;
+        let Some(budget) = budget.filter(|budget| all_kept.0.total > *budget) else { return Ok(all_kept.0) };
+        // The fewest parts that fit: memory falls, or stays, as more are given up.
+        let (mut enough, mut too_few) = (model.n_recomputable(), 0);
+        let mut best = Self::on_paper(gpu, model, weights, adapter, max_tokens, enough).await?;
+        if best.0.total > budget {
+            let [mib, have] = [best.0.total, budget].map(|bytes| bytes.div_ceil(1 << 20));
+            return Err(Error::OutOfMemory {
+                needed_bytes: best.0.total,
+                message: format!(
+                    "passes of {max_tokens} tokens need {mib} MiB at the least, the budget is {have} MiB: shorten the \
+                     examples, or lower tokensPerPass or the rank"
+                ),
+            });
+        }
+        while enough - too_few > 1 {
+            let middle = (enough + too_few) / 2;
+            let plan = Self::on_paper(gpu, model, weights, adapter, max_tokens, middle).await?;
+            if plan.0.total <= budget {
+                (enough, best) = (middle, plan);
+            } else {
+                too_few = middle;
+            }
+        }
+        best.0.recompute_cost = best.1 as f64 / all_kept.1 as f64 - 1.0;
+        Ok(best.0)
+    }
+
+    /// The plan with so many parts recomputed, and the FLOPs of a pass.
+    async fn on_paper(
+        gpu: &Gpu,
+        model: &dyn Architecture,
+        weights: u64,
+        adapter: &Adapter,
+        max_tokens: usize,
+        recompute: usize,
+    ) -> Result<(Self, u64)> {
+        let paper = Rc::new(Gpu::paper(gpu.info().clone()));
+        let trainer = Trainer::new(paper, model, adapter, max_tokens, recompute, &mut |_, _| ()).await?;
         let (adapter, optimizer) = (adapter.params().size_bytes(), trainer.optimizer_bytes());
         let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes());
         let workspace = all - optimizer - activations;
-        Self { weights, adapter, optimizer, activations, workspace, total: weights + adapter + all }
+        let total = weights + adapter + all;
+        let plan = Self { weights, adapter, optimizer, activations, workspace, total, recompute, recompute_cost: 0.0 };
+        Ok((plan, trainer.pass_flops()))
     }
 }

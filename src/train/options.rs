@@ -32,6 +32,9 @@ pub struct TrainOptions {
     pub batch_size: usize,
     /// Tokens of a pass; a step has as many passes as its examples need. Default: what suits the examples.
     pub tokens_per_pass: Option<usize>,
+    /// GPU memory that model, adapter and training may take together, in bytes. Where keeping all activations needs
+    /// more, some are computed again in each step. Default: no limit.
+    pub memory_budget: Option<u64>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Steps from 0 to the peak. Default: 5 % of all, rounded down.
@@ -59,6 +62,7 @@ impl Default for TrainOptions {
             epochs: None,
             batch_size: 4,
             tokens_per_pass: None,
+            memory_budget: None,
             learning_rate: 1e-3,
             warmup_steps: None,
             schedule: Schedule::Cosine,

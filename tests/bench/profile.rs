@@ -27,7 +27,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config =
         LoraConfig { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules, base_model_name_or_path: None };
     let adapter = Adapter::new(&gpu, config, &groups, 0)?;
-    let trainer = Trainer::new(gpu.clone(), &*model, &adapter, n_tokens, &mut |_, _| ()).await?;
+    let trainer = Trainer::new(gpu.clone(), &*model, &adapter, n_tokens, 0, &mut |_, _| ()).await?;
 
     // One example, all of it supervised; which tokens they are makes no difference to the time.
     let ids: Vec<u32> = (0..n_tokens as u32).map(|at| 100 + at * 37 % 1000).collect();

@@ -9,6 +9,7 @@ const WHOLE_NUMBERS = new Set([
   'steps',
   'batchSize',
   'tokensPerPass',
+  'memoryBudget',
   'warmupSteps',
   'seed',
   'r',

@@ -136,6 +136,11 @@ export interface TrainOptions {
   batchSize?: number;
   /** Capacity of one forward and backward pass; a batch that needs more takes several. */
   tokensPerPass?: number;
+  /**
+   * GPU memory that model, adapter and training may take together, in bytes. Where keeping all activations needs more,
+   * some are computed again in each step. Default: no limit.
+   */
+  memoryBudget?: number;
   learningRate?: number;
   warmupSteps?: number;
   schedule?: Schedule;
@@ -163,6 +168,7 @@ export interface PlanMemoryOptions {
   targetModules?: string[];
   /** 512 where not given. */
   tokensPerPass?: number;
+  memoryBudget?: number;
 }
 
 /** GPU memory during training, in bytes, to the byte. */
@@ -177,6 +183,10 @@ export interface MemoryPlan {
   /** What is needed for a moment, and the small things. */
   workspace: number;
   total: number;
+  /** Parts of the model (two a layer) whose activations are computed again rather than kept, to fit the budget. */
+  recompute: number;
+  /** What that costs: 0.25 for a quarter more to compute in a step. */
+  recomputeCost: number;
 }
 
 export interface TrainPlan {
