@@ -36,7 +36,9 @@
 //!
 //! **Memory is known on paper.** [`gpu::Gpu::paper`] is a device without a GPU: buffers only count their bytes and plans
 //! compile nothing. The code that loads a model, makes an adapter and records its training runs on it unchanged, so the
-//! memory planned ([`train::MemoryPlan`]) is the memory allocated.
+//! memory planned ([`train::MemoryPlan`]) is the memory allocated. Under a budget the planner gives up the activations of
+//! as few half layers as will do, and those are computed again by the same calls when the backward pass comes to them:
+//! dropping a `Saved` is all that recomputing is.
 //!
 //! **Every entry can be timed.** A [`gpu::Plan`] replays an entry at a time under the GPU's clock (or by waiting where
 //! there is none), and a recording states the floating-point operations and bytes of each.
@@ -61,6 +63,13 @@
 //!
 //! **LoRA is part of the linear.** `y = x Wᵀ + s (x Aᵀ) Bᵀ` is one product whose sum runs on for `r` more terms, and so
 //! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform.
+//!
+//! **Few dispatches, few passes over memory.** Linears that read one matrix are one product whose outputs lie in one
+//! matrix: q, k and v side by side, gate and up by turns of four columns, so that a thread has both and writes
+//! `silu(gate) · up` as it stores them (and their gradients on the way back). Residuals are added where a block's last
+//! linear stores; a norm also multiplies by the A of the linears that read it; attention's gradients are turned back
+//! through the rotary embedding where they are written; dA and dB of half a layer are one kernel. A layer with seven
+//! adapted matrices is 24 dispatches, forward and backward.
 //!
 //! **Products come in variants, one for each kind of device** ([`gpu::Variant`]). Programs on the CPU (SwiftShader,
 //! lavapipe) load lane by lane, and do best with large register blocks and no workgroup memory; GPUs do best with tiles
@@ -91,7 +100,7 @@
 //!
 //! # What is not here yet
 //!
-//! Recomputing activations under a memory budget, checkpoints of a run, architectures besides llama, sharded safetensors.
+//! Checkpoints of a run, architectures besides llama, sharded safetensors; kernels tuned on a real GPU.
 
 pub mod bench;
 pub mod data;
