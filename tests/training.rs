@@ -108,6 +108,27 @@ engine_test!(a_run_learns_its_examples_and_comes_back_from_its_files, async {
     assert!(losses.iter().all(|loss| *loss < 1.0), "{losses:?}");
 });
 
+engine_test!(a_token_creates_nothing, async {
+    let mut engine = engine().await;
+    // The first answer makes what all others use.
+    generate(&mut engine, 1).await;
+    for n_tokens in [1, 9] {
+        let before = engine.counts();
+        let generated = generate(&mut engine, n_tokens).await as u64;
+        let after = engine.counts();
+        // An answer has two buffers of its own, which its tokens come back through in turn.
+        let created = Counts { buffers: after.buffers - 2, maps: before.maps, submits: before.submits, ..after };
+        assert_eq!(created, before, "{generated} tokens");
+        // The host reads one token while the GPU computes the next.
+        assert!(after.maps - before.maps <= generated + 2, "{generated} tokens: {after:?}");
+    }
+});
+
+async fn generate(engine: &mut Engine, max_new_tokens: usize) -> usize {
+    let options = GenerateOptions { max_new_tokens, ..Default::default() };
+    engine.generate(&Prompt::Text("hi".into()), options, |_| true).await.unwrap().tokens
+}
+
 engine_test!(one_seed_gives_the_same_bytes, async {
     let mut files = vec![];
     for seed in [5, 5, 6] {
