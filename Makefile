@@ -5,6 +5,7 @@
 #               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
 # make bench-peers  measures steps and products beside jax-js, TensorFlow.js and ferrotensor: target/bench.json
+# make soak     1,000 steps of a tiny model, native and in Chromium: time and memory must stay as they are at first
 # Each does its own set-up and skips what is done already.
 
 SHELL := bash
@@ -25,10 +26,10 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile bench-peers test test-rust test-model test-wasm test-www
+.PHONY: help setup model build run demo profile bench-peers soak test test-rust test-model test-wasm test-www
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
 
 setup:
 	@.ci/setup wasm npm browser
@@ -93,3 +94,9 @@ bench-peers: $(WASM)
 	cargo bench --quiet --bench bench_peers --no-run
 	@node www/bench/browser.mjs
 	@$(LAVAPIPE) node www/bench/native.mjs
+
+soak: $(WASM)
+	@.ci/setup npm browser
+	cd www && npm run --silent build:package
+	cargo bench --quiet --bench soak --no-run
+	@$(LAVAPIPE) cargo bench --quiet --bench soak -- 1000 | node www/bench/soak/soak.mjs

@@ -218,19 +218,19 @@ engine_test!(a_steady_step_makes_nothing_and_submits_once_a_pass, async {
     let mut engine = engine().await;
     let longest = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap().longest;
     for tokens_per_pass in [None, Some(longest)] {
-        let options = TrainOptions { batch_size: 4, tokens_per_pass, ..options(7) };
+        let options = TrainOptions { batch_size: 4, tokens_per_pass, ..options(60) };
         let passes = engine.start_training(options, &mut |_| ()).await.unwrap().passes;
         assert_eq!(passes > 1, tokens_per_pass.is_some());
         for _ in 0..2 {
             engine.train_step().await.unwrap();
         }
-        let before = engine.counts();
-        for _ in 0..5 {
+        let (before, bytes) = (engine.counts(), engine.allocated_bytes());
+        for _ in 2..60 {
             engine.train_step().await.unwrap();
         }
-        let steps = |each: usize| 5 * each as u64;
+        let steps = |each: usize| 58 * each as u64;
         let expected = Counts { maps: before.maps + steps(1), submits: before.submits + steps(passes), ..before };
-        assert_eq!(engine.counts(), expected);
+        assert_eq!((engine.counts(), engine.allocated_bytes()), (expected, bytes));
     }
 });
 
