@@ -4,6 +4,7 @@
 #               MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
 #               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
+# make bench    measures products, training steps and generation, natively and in Chromium: target/bench.json
 # make bench-peers  measures steps and products beside jax-js, TensorFlow.js and ferrotensor: target/bench.json
 # make soak     1,000 steps of a tiny model, native and in Chromium: time and memory must stay as they are at first
 # Each does its own set-up and skips what is done already.
@@ -18,6 +19,7 @@ export PATH := $(CURDIR)/.cache/tools/bin:$(CURDIR)/www/node_modules/.bin:$(PATH
 
 MODEL_FILE := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 WASM := www/pkg/web_lora_bg.wasm
+BENCH_WASM := target/bench-pkg/web_lora_bg.wasm
 SITE := www/site/index.html
 CRATE := Cargo.toml Cargo.lock $(shell find src shaders -type f)
 PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.json www/tsconfig.package.json \
@@ -26,7 +28,7 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile bench-peers soak test test-rust test-model test-wasm test-www
+.PHONY: help setup model build run demo profile bench bench-peers soak test test-rust test-model test-wasm test-www
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
@@ -41,10 +43,16 @@ $(MODEL_FILE):
 
 build: $(SITE)
 
+WASM_PACK := wasm-pack build --target web --profile dist --no-pack --no-gitignore
+
 $(WASM): $(CRATE)
 	@.ci/setup wasm npm
-	wasm-pack build --target web --profile dist --out-dir www/pkg --no-pack --no-gitignore
+	$(WASM_PACK) --out-dir www/pkg
 	@echo "wasm: $$(stat -c %s $@) bytes, $$(gzip -9c $@ | wc -c) gzipped"
+
+$(BENCH_WASM): $(CRATE)
+	@.ci/setup wasm npm
+	$(WASM_PACK) --out-dir target/bench-pkg -- --features bench
 
 $(SITE): $(WASM) $(PAGE)
 	@.ci/setup npm
@@ -74,6 +82,7 @@ test-rust:
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
 	cargo clippy --release --target wasm32-unknown-unknown -- -D warnings
+	cargo clippy --release --target wasm32-unknown-unknown --features bench -- -D warnings
 	$(LAVAPIPE) cargo test --release
 	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release --test golden
 
@@ -87,8 +96,14 @@ test-wasm:
 test-www: $(SITE)
 	cd www && npm run --silent check && npm run --silent test
 
+# Both halves on the machine's own GPU where it has one.
+bench: $(BENCH_WASM) $(MODEL_FILE)
+	@.ci/setup npm browser
+	cargo bench --quiet --bench bench --no-run
+	@XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) node www/bench/bench.mjs
+
 # All on the software GPUs of the tests: the browser's three take turns in one page, the native two in processes.
-bench-peers: $(WASM)
+bench-peers: $(WASM) $(BENCH_WASM)
 	@.ci/setup npm browser peers
 	cd www && npm run --silent build:package
 	cargo bench --quiet --bench bench_peers --no-run

@@ -1,123 +1,84 @@
-//! Measurements that other programs are compared by.
+//! What a device makes of SmolLM2: the rates of its products, of training steps, and of generation. `make bench` prints
+//! them, natively and in a browser; `make bench-peers` compares [`matmul_seconds`] with what others reach.
 
-use crate::gpu::{Buffer, Gpu, Plan, Recording, Rows, Step};
-use crate::io::DType;
-use crate::kernels::Matrix;
-use crate::kernels::matmul::{Store, matmul, matmul_transposed};
-use crate::kernels::weight::{Weight, WeightFormat};
-use crate::{Error, Result};
+mod decode;
+mod product;
+mod step;
 
-/// Every value of `x` and of a plain weight: exact in all float types.
-const VALUE: f32 = 0.0625;
-/// f16 scales of 0.065, and 44 where scales are bytes.
-const SCALES: [u8; 4] = [0x2c; 4];
-/// How long one submit may keep the GPU busy, as in training.
-const SLICE_SECONDS: f64 = 0.1;
+pub use decode::DecodeRate;
+pub use product::{ProductRate, matmul_seconds};
+pub use step::StepRate;
 
-/// Seconds that one product of `tokens` rows with a weight `[n, k]` takes: `y = x Wᵀ`, or `dx = dy W` where
-/// `transposed`. The mean of `repeats`, recorded one after the other in one plan and timed until the first bytes of the
-/// result are back; the same ones have run before, so that nothing is compiled or first touched in that time. `n` and `k`
-/// are multiples of eight, and of `dtype`'s block.
-///
-/// Errors when the device fails, and when the product comes out as none could.
-pub async fn matmul_seconds(
-    gpu: &Gpu,
-    dtype: DType,
-    tokens: usize,
-    n: usize,
-    k: usize,
-    transposed: bool,
-    repeats: usize,
-) -> Result<f64> {
-    let format = WeightFormat::of(dtype);
-    let (value_bytes, scale_bytes) = format.row_bytes(k);
-    let (x_width, y_width) = if transposed { (n, k) } else { (k, n) };
-    let values = filled(gpu, "values", word(dtype), n as u64 * value_bytes)?;
-    let scales = (scale_bytes > 0).then(|| filled(gpu, "scales", SCALES, n as u64 * scale_bytes)).transpose()?;
-    let x = filled(gpu, "x", word(DType::F32), Matrix::size_bytes(tokens, x_width))?;
-    let y = Buffer::storage(gpu, "y", Matrix::size_bytes(tokens, y_width))?;
-    let uniform = Buffer::uniform(gpu, "step", size_of::<Step>() as u64)?;
+use std::rc::Rc;
 
-    let mut rec = Recording::new(&uniform, tokens).with_variant(gpu.variant());
-    let w = Weight {
-        format,
-        rows: n,
-        cols: k,
-        first_row: 0,
-        values: rec.external(&values),
-        scales: scales.as_ref().map(|scales| rec.external(scales)),
-    };
-    let x = Matrix { slice: rec.external(&x), width: x_width };
-    let result = Matrix { slice: rec.external(&y), width: y_width };
-    let product = if transposed { matmul_transposed } else { matmul };
-    for _ in 0..repeats {
-        product(&mut rec, "product", Rows::TOKENS, x, &w, None, result, Store::Replace);
+use serde::Serialize;
+
+use crate::Result;
+use crate::gpu::{DeviceInfo, DeviceOptions, Gpu};
+use crate::io::{ByteSource, Checkpoint};
+use crate::kernels::probe::{self, Choice};
+
+/// Tokens of the training steps.
+const STEP_TOKENS: [usize; 3] = [128, 512, 2048];
+
+/// All that was measured on one device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The device.
+    pub device: DeviceInfo,
+    /// How it computes products, and why so.
+    pub variant: Choice,
+    /// Products.
+    pub products: Vec<ProductRate>,
+    /// The fastest of them, whatever its shape, type, direction and variant: what steps are held against.
+    pub best_gflops: f64,
+    /// Training steps, by tokens, then by model.
+    pub steps: Vec<StepRate>,
+    /// Bytes read and written by a copy from buffer to buffer.
+    pub copy_gigabytes_per_second: f64,
+    /// Generation, by model.
+    pub decode: Vec<DecodeRate>,
+}
+
+/// Measures products of `tokens` rows, then steps and generation of `models`, each the files of one. Where the "GPU" is a
+/// program on the CPU, steps of more tokens than that are left out: they take minutes. `say` is told a line for each as it
+/// is done.
+pub async fn measure(models: &[Vec<Rc<dyn ByteSource>>], tokens: usize, say: &mut dyn FnMut(String)) -> Result<Report> {
+    let gpu = Rc::new(Gpu::request(DeviceOptions::default()).await?);
+    let variant = probe::choose(&gpu, None).await?;
+    let device = gpu.info().clone();
+    let mut checkpoints = vec![];
+    for files in models {
+        checkpoints.push(Checkpoint::open(files).await?);
     }
-    let plan = Plan::new(gpu, &rec, |_, _| ()).await?;
-    let step = Step { n_tokens: tokens as u32, ..Default::default() };
+    say(format!("{} ({}), products {} ({})\n", device.name, device.driver, variant.variant, variant.reason));
 
-    let replay = async || {
-        let start = web_time::Instant::now();
-        plan.replay(gpu, &step);
-        let first = y.read_range(gpu, 0, 16).await?;
-        check(dtype, x_width, bytemuck::pod_read_unaligned(&first[..4]))?;
-        Ok::<f64, Error>(start.elapsed().as_secs_f64() / repeats as f64)
-    };
-    let cold = replay().await?;
-    let flops = 2.0 * tokens as f64 * n as f64 * k as f64;
-    plan.set_slice_flops((SLICE_SECONDS * flops / cold) as u64);
-    let seconds = replay().await?;
-    gpu.check()?;
-    Ok(seconds)
-}
+    say("     W         type  product    tokens  GFLOP/s  of best variant".into());
+    let products = product::product_rates(&gpu, tokens, say).await?;
+    let best_gflops = products.iter().map(ProductRate::best_gflops).fold(0.0, f64::max);
+    say(format!("best{best_gflops:>43.1}\n"));
 
-/// Four bytes that repeated make a weight without zeros.
-fn word(dtype: DType) -> [u8; 4] {
-    match dtype {
-        DType::F32 => VALUE.to_le_bytes(),
-        DType::F16 => bytemuck::cast([half::f16::from_f32(VALUE); 2]),
-        DType::BF16 => bytemuck::cast([half::bf16::from_f32(VALUE); 2]),
-        _ => [0x11; 4],
-    }
-}
-
-fn filled(gpu: &Gpu, label: &str, word: [u8; 4], size_bytes: u64) -> Result<Buffer> {
-    let buffer = Buffer::storage(gpu, label, size_bytes)?;
-    buffer.write(gpu, 0, &word.repeat((buffer.size_bytes() / 4) as usize));
-    Ok(buffer)
-}
-
-/// A kernel that did not run leaves zeros; plain types have a sum known beforehand, exact in f32.
-fn check(dtype: DType, terms: usize, found: f32) -> Result<()> {
-    let good = match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => found == terms as f32 * VALUE * VALUE,
-        _ => found.is_finite() && found != 0.0,
-    };
-    let message = || format!("a product of {terms} terms came out as {found}");
-    if good { Ok(()) } else { Err(Error::Gpu { message: message() }) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn every_type_both_ways() {
-        let gpu = crate::kernels::testing::gpu().await;
-        for (dtype, transposed) in DType::ALL.into_iter().flat_map(|dtype| [(dtype, false), (dtype, true)]) {
-            let seconds = matmul_seconds(&gpu, dtype, 16, 72, 256, transposed, 2).await;
-            assert!(seconds.as_ref().is_ok_and(|seconds| *seconds > 0.0), "{dtype}: {seconds:?}");
+    say(step::HEADING.into());
+    let mut steps: Vec<StepRate> = vec![];
+    for tokens in STEP_TOKENS.into_iter().filter(|&step| !device.software || step <= tokens) {
+        for checkpoint in &checkpoints {
+            steps.push(step::step_rate(&gpu, checkpoint, tokens, best_gflops).await?);
+            say(steps[steps.len() - 1].to_string());
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
-    #[test]
-    fn matmul_is_measured() {
-        pollster::block_on(every_type_both_ways());
+    let copy_gigabytes_per_second = decode::copy_rate(&gpu).await?;
+    say(format!("\na buffer copy reads and writes {copy_gigabytes_per_second:.1} GB/s"));
+    let mut decode = vec![];
+    for checkpoint in &checkpoints {
+        decode.push(decode::decode_rate(&gpu, checkpoint, copy_gigabytes_per_second).await?);
+        say(decode[decode.len() - 1].to_string());
     }
+    Ok(Report { device, variant, products, best_gflops, steps, copy_gigabytes_per_second, decode })
+}
 
-    #[cfg(target_arch = "wasm32")]
-    #[wasm_bindgen_test::wasm_bindgen_test]
-    async fn matmul_is_measured() {
-        every_type_both_ways().await;
-    }
+/// The middle one of an odd number of values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -17,7 +17,7 @@
 //! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
 //! profile          where the time of a step goes                                 profile::Profile
 //! engine           the one object users drive                                    engine::Engine
-//! bench            measurements that other programs are compared by             bench::matmul_seconds
+//! bench            what a device makes of it all, for `make bench`               bench::measure
 //! web              its JavaScript face (wasm only)                               web::Engine
 //! ```
 //!

@@ -189,6 +189,11 @@ impl Trainer {
         self.pass.n_dispatches() + self.update.n_dispatches()
     }
 
+    /// Kernels of a pass in the module at `path`, forward and backward.
+    pub fn dispatches_of(&self, path: &str) -> usize {
+        self.pass.dispatches_of(path)
+    }
+
     /// One optimiser step over the mean of all supervised tokens of `passes`, of which there is at least one. Each pass
     /// is one submit (or a few slices); the last one's holds the update as well. Returns at once; the metrics are to
     /// be taken by [`Trainer::metrics`] before the next step but one.

@@ -1,5 +1,8 @@
 //! The JavaScript face: converts arguments, results and errors, and nothing else. `www/src/worker.ts` is its caller.
 
+#[cfg(feature = "bench")]
+pub mod bench;
+
 use std::rc::Rc;
 
 use js_sys::{Function, Object, Promise, Reflect, Uint8Array};
@@ -8,11 +11,10 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::bench::matmul_seconds;
 use crate::engine::{LoraOptions, PlanOptions, Progress, Prompt};
 use crate::generate::GenerateOptions;
-use crate::gpu::{DeviceOptions, Gpu, Variant};
-use crate::io::{ByteSource, DType, LocalBoxFuture, Message};
+use crate::gpu::{DeviceOptions, Variant};
+use crate::io::{ByteSource, LocalBoxFuture, Message};
 use crate::kernels::probe::Choice;
 use crate::train::TrainOptions;
 use crate::{Error, Result};
@@ -212,31 +214,6 @@ impl Engine {
         let on_text = |text: &str| goes_on(&on_token, Ok(text.into()));
         to_js(&self.engine.generate(&prompt, options, on_text).await.map_err(to_js_error)?)
     }
-}
-
-/// A product `[tokens, k] x [n, k]`, or its way back.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Product {
-    n: usize,
-    k: usize,
-    transposed: bool,
-}
-
-/// Seconds that each of `products` takes with weights of type `dtype`, as `bench::matmul_seconds` measures it, on a GPU
-/// opened for this call.
-#[wasm_bindgen(js_name = benchmarkMatmul)]
-pub async fn benchmark_matmul(dtype: String, tokens: usize, products: JsValue, repeats: usize) -> JsResult<Vec<f64>> {
-    let products: Vec<Product> = from_js("products", products)?;
-    let known = DType::ALL.into_iter().find(|known| known.to_string() == dtype);
-    let allowed = "a type as GGUF spells it".to_owned();
-    let dtype = known.ok_or_else(|| to_js_error(Error::BadSetting { name: "dtype".into(), value: dtype, allowed }))?;
-    let gpu = Gpu::request(DeviceOptions::default()).await.map_err(to_js_error)?;
-    let mut seconds = vec![];
-    for Product { n, k, transposed } in products {
-        seconds.push(matmul_seconds(&gpu, dtype, tokens, n, k, transposed, repeats).await.map_err(to_js_error)?);
-    }
-    Ok(seconds)
 }
 
 /// Calls back; false when JavaScript returned false or threw.

@@ -14,5 +14,8 @@ const QUIET_FLAGS = [
 
 export const CHROMIUM_FLAGS = [...QUIET_FLAGS, '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
 
+/** The same browser on the machine's own GPU, where Linux is not trusted with it unasked. */
+export const GPU_FLAGS = [...QUIET_FLAGS, '--enable-unsafe-webgpu', '--enable-features=Vulkan', '--ignore-gpu-blocklist'];
+
 /** The same browser where no GPU answers. */
 export const NO_GPU_FLAGS = [...QUIET_FLAGS, '--disable-gpu', '--disable-features=WebGPUService'];

@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 
+use web_time::{Duration, Instant};
+
 /// How often each costly thing has been asked of a device. A training step that runs steadily adds to `maps` and
 /// `submits` alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,15 +31,20 @@ pub(super) struct Counted {
     device: wgpu::Device,
     queue: wgpu::Queue,
     counts: Cell<Counts>,
+    submitting: Cell<Duration>,
 }
 
 impl Counted {
     pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self { device, queue, counts: Cell::default() }
+        Self { device, queue, counts: Cell::default(), submitting: Cell::default() }
     }
 
     pub(super) fn counts(&self) -> Counts {
         self.counts.get()
+    }
+
+    pub(super) fn submitting(&self) -> Duration {
+        self.submitting.get()
     }
 
     fn count(&self, add: impl FnOnce(&mut Counts)) {
@@ -109,7 +116,10 @@ impl Counted {
 
     pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) {
         self.count(|counts| counts.submits += 1);
-        self.queue.submit([encoder.finish()]);
+        let commands = encoder.finish();
+        let start = Instant::now();
+        self.queue.submit([commands]);
+        self.submitting.set(self.submitting.get() + start.elapsed());
     }
 
     /// Ordered before the next submit.

@@ -204,6 +204,11 @@ impl Gpu {
         self.device.as_ref().map(Counted::counts).unwrap_or_default()
     }
 
+    /// Time spent so far in calls that submit. Software may do the submitted work in them.
+    pub fn submitting(&self) -> web_time::Duration {
+        self.device.as_ref().map(Counted::submitting).unwrap_or_default()
+    }
+
     /// Waits for all submitted work where the platform lets us; in a browser callbacks come by themselves.
     pub(super) fn wait(&self) {
         #[cfg(not(target_arch = "wasm32"))]

@@ -208,6 +208,13 @@ impl Plan {
         self.n_dispatches
     }
 
+    /// Those labelled as parts of `path`.
+    pub fn dispatches_of(&self, path: &str) -> usize {
+        let within =
+            |label: &str| label.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.entries.iter().filter(|entry| entry.is_dispatch() && within(&entry.label)).count()
+    }
+
     /// Floating-point operations of the kernels that state them, in one replay.
     pub fn flops(&self, step: &Step) -> u64 {
         self.entries.iter().map(|entry| entry.flops(step)).sum()

@@ -93,5 +93,5 @@ printTable([
 ]);
 const ratios = { step_ratio_ferrotensor: median(ms.ferrotensor) / median(ms['web-lora']) };
 const step = { tokens: TOKENS, rank: LORA.r, ms, losses };
-await merge(ratios, { model: CONFIG, native: { date, adapter: device, version, step } });
+await merge(ratios, 'peers', { model: CONFIG, native: { date, adapter: device, version, step } });
 printRatios(ratios);

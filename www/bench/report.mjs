@@ -22,18 +22,18 @@ export function printTable(rows) {
   }
 }
 
-/** Above 1: we are faster. @param {Record<string, number>} ratios */
+/** @param {Record<string, number>} ratios */
 export function printRatios(ratios) {
   for (const [name, ratio] of Object.entries(ratios)) console.log(`${name.padEnd(24)}${ratio.toFixed(2)}`);
 }
 
 /**
- * Puts `ratios` into bench.json as they are and `details` under `peers`; what else is there stays.
- * @param {Record<string, number>} ratios @param {Record<string, unknown>} details
+ * Puts `ratios` into bench.json as they are and `details` under `section`; what else is there stays.
+ * @param {Record<string, number>} ratios @param {string} section @param {Record<string, unknown>} details
  */
-export async function merge(ratios, details) {
+export async function merge(ratios, section, details) {
   const before = JSON.parse(await readFile(FILE, 'utf8').catch(() => '{}'));
-  const peers = { ...before.peers, ...details };
+  const merged = { ...before, ...ratios, [section]: { ...before[section], ...details } };
   await mkdir(path.dirname(FILE), { recursive: true });
-  await writeFile(FILE, `${JSON.stringify({ ...before, ...ratios, peers }, null, 2)}\n`);
+  await writeFile(FILE, `${JSON.stringify(merged, null, 2)}\n`);
 }

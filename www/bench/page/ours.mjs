@@ -1,7 +1,7 @@
-/** The step in web-lora: the npm package as a page uses it, and the product that the wasm module exports for this. */
+/** The step in web-lora: the npm package as a page uses it, and the product that the wasm built for measuring exports. */
 
 import { createEngine } from '../../dist/index.js';
-import init, { benchmarkMatmul } from '../../pkg/web_lora.js';
+import init, { benchmarkMatmul } from '../../../target/bench-pkg/web_lora.js';
 import { ADAM, LORA } from '../shapes.mjs';
 
 const FILES = ['config.json', 'model.safetensors', 'tokenizer.json'];
