@@ -51,7 +51,9 @@ pub async fn measure(models: &[Vec<Rc<dyn ByteSource>>], tokens: usize, say: &mu
     for files in models {
         checkpoints.push(Checkpoint::open(files).await?);
     }
-    say(format!("{} ({}), products {} ({})\n", device.name, device.driver, variant.variant, variant.reason));
+    // A browser tells wasm neither name nor driver.
+    let adapter = format!("{} {}", device.name, device.driver);
+    say(format!("{adapter} products {}: {}\n", variant.variant, variant.reason).trim_start().to_owned());
 
     say("     W         type  product    tokens  GFLOP/s  of best variant".into());
     let products = product::product_rates(&gpu, tokens, say).await?;

@@ -21,8 +21,7 @@ const SCALES: [u8; 4] = [0x2c; 4];
 const SLICE_SECONDS: f64 = 0.1;
 /// How long the products of one timing take together, for the wait for the answer not to count.
 const TIMED_SECONDS: f64 = 0.05;
-/// Timings of which the median counts.
-const TIMINGS: usize = 3;
+const ROUNDS: usize = 3;
 
 /// SmolLM2's weights, `[out, in]`: o, k and v, q with k and v, gate and up, gate with up, down.
 const SHAPES: [(usize, usize); 6] = [(576, 576), (192, 576), (960, 576), (1536, 576), (3072, 576), (576, 1536)];
@@ -62,46 +61,76 @@ impl ProductRate {
 }
 
 /// Measures SmolLM2's products of `tokens` rows both ways in the types that it comes in, and one of them in every other
-/// type. `say` is told each.
+/// type. Rates are medians of rounds over all of them, as machines have moments in which everything is twice as fast:
+/// none can make a product the best alone. `say` is told each.
 pub(super) async fn product_rates(gpu: &Gpu, tokens: usize, say: &mut dyn FnMut(String)) -> Result<Vec<ProductRate>> {
-    let plain = [DType::Q4_1, DType::F16, DType::F32];
-    let shapes = SHAPES.map(|shape| (shape, tokens)).into_iter().chain([(HEAD, tokens.min(HEAD_TOKENS))]);
-    let others = DType::ALL.into_iter().filter(|dtype| !plain.contains(dtype));
-    let products = shapes.flat_map(|(shape, tokens)| plain.map(|dtype| (shape, tokens, dtype)));
-    let products = products.chain(others.map(|dtype| (ALL_TYPES_AT, tokens, dtype)));
     let in_use = gpu.variant();
-    let mut rates = vec![];
-    for ((out, inputs), tokens, dtype) in products {
-        for transposed in [false, true] {
-            let mut variants = BTreeMap::new();
-            let all = !gpu.info().software || (out, inputs, dtype) == ALL_VARIANTS_AT;
-            for variant in Variant::ALL.into_iter().filter(|&variant| all || variant == in_use) {
-                if variant == Variant::TiledF16 && !gpu.info().shader_f16 {
-                    continue;
-                }
-                gpu.set_variant(variant);
-                let rate = gflops(gpu, dtype, tokens, out, inputs, transposed).await;
-                gpu.set_variant(in_use);
-                variants.insert(variant.name(), rate?);
+    let products = products(gpu, tokens);
+    // A first round says how often each is to be repeated.
+    let mut rounds = vec![(1, vec![]); products.len()];
+    for first in [true].into_iter().chain([false; ROUNDS]) {
+        for (product, (repeats, seconds)) in products.iter().zip(&mut rounds) {
+            gpu.set_variant(product.variant);
+            let taken = product.seconds(gpu, *repeats).await;
+            gpu.set_variant(in_use);
+            match first {
+                true => *repeats = (TIMED_SECONDS / taken?).clamp(1.0, 256.0) as usize,
+                false => seconds.push(taken?),
             }
-            let (dtype, gflops) = (dtype.to_string(), variants[in_use.name()]);
-            let rate = ProductRate { out, inputs, dtype, transposed, tokens, gflops, variants };
-            say(rate.to_string());
-            rates.push(rate);
         }
     }
+    let rates = products.iter().zip(rounds).map(|(product, (_, seconds))| product.flops() / median(seconds) / 1e9);
+    let measured: Vec<_> = products.iter().copied().zip(rates).collect();
+    // Variants of one product lie beside each other.
+    let same = |(a, _): &(Product, f64), (b, _): &(Product, f64)| Product { variant: b.variant, ..*a } == *b;
+    let rates = measured.chunk_by(same).map(|variants| {
+        let Product { shape: (out, inputs), tokens, dtype, transposed, .. } = variants[0].0;
+        let variants: BTreeMap<_, _> = variants.iter().map(|(product, rate)| (product.variant.name(), *rate)).collect();
+        let (dtype, gflops) = (dtype.to_string(), variants[in_use.name()]);
+        ProductRate { out, inputs, dtype, transposed, tokens, gflops, variants }
+    });
+    let rates: Vec<_> = rates.collect();
+    rates.iter().for_each(|rate| say(rate.to_string()));
     Ok(rates)
 }
 
-/// The median of a few timings, each long enough to mean something.
-async fn gflops(gpu: &Gpu, dtype: DType, tokens: usize, n: usize, k: usize, transposed: bool) -> Result<f64> {
-    let once = matmul_seconds(gpu, dtype, tokens, n, k, transposed, 1).await?;
-    let repeats = (TIMED_SECONDS / once).clamp(1.0, 256.0) as usize;
-    let mut seconds = vec![];
-    for _ in 0..TIMINGS {
-        seconds.push(matmul_seconds(gpu, dtype, tokens, n, k, transposed, repeats).await?);
+#[derive(Clone, Copy, PartialEq)]
+struct Product {
+    /// Of the weight, `(out, in)`.
+    shape: (usize, usize),
+    tokens: usize,
+    dtype: DType,
+    transposed: bool,
+    variant: Variant,
+}
+
+/// All that are measured.
+fn products(gpu: &Gpu, tokens: usize) -> Vec<Product> {
+    let plain = [DType::Q4_1, DType::F16, DType::F32];
+    let shapes = SHAPES.map(|shape| (shape, tokens)).into_iter().chain([(HEAD, tokens.min(HEAD_TOKENS))]);
+    let others = DType::ALL.into_iter().filter(|dtype| !plain.contains(dtype));
+    let weights = shapes.flat_map(|(shape, tokens)| plain.map(|dtype| (shape, tokens, dtype)));
+    let weights = weights.chain(others.map(|dtype| (ALL_TYPES_AT, tokens, dtype)));
+    let ways = weights.flat_map(|weight| [(weight, false), (weight, true)]);
+    let variants = |(((out, inputs), tokens, dtype), transposed)| {
+        let all = !gpu.info().software || (out, inputs, dtype) == ALL_VARIANTS_AT;
+        let possible = |variant: &Variant| *variant != Variant::TiledF16 || gpu.info().shader_f16;
+        let measured = move |variant: &Variant| possible(variant) && (all || *variant == gpu.variant());
+        let product = move |variant| Product { shape: (out, inputs), tokens, dtype, transposed, variant };
+        Variant::ALL.into_iter().filter(measured).map(product)
+    };
+    ways.flat_map(variants).collect()
+}
+
+impl Product {
+    async fn seconds(&self, gpu: &Gpu, repeats: usize) -> Result<f64> {
+        let Self { shape: (n, k), tokens, dtype, transposed, .. } = *self;
+        matmul_seconds(gpu, dtype, tokens, n, k, transposed, repeats).await
     }
-    Ok(2e-9 * tokens as f64 * n as f64 * k as f64 / median(seconds))
+
+    fn flops(&self) -> f64 {
+        2.0 * self.tokens as f64 * self.shape.0 as f64 * self.shape.1 as f64
+    }
 }
 
 /// One line of the table.

@@ -51,11 +51,16 @@ async function open(url) {
     const page = await browser.newPage();
     await page.goto(url);
     const software = args === CHROMIUM_FLAGS;
-    const found = await page.evaluate(async () => {
+    // The page is told what wasm is not: who made the adapter.
+    const adapter = await page.evaluate(async () => {
       const adapter = await navigator.gpu?.requestAdapter({ powerPreference: 'high-performance' });
-      return adapter && !adapter.info.isFallbackAdapter;
+      if (!adapter) return { name: '', fallback: true };
+      const { vendor, architecture, isFallbackAdapter } = adapter.info;
+      return { name: `${vendor} ${architecture}`, fallback: isFallbackAdapter };
     });
-    if (found || software) return { browser, page, tokens: software ? TOKENS_ON_SOFTWARE : TOKENS };
+    if (software || !adapter.fallback) {
+      return { browser, page, adapter: adapter.name, tokens: software ? TOKENS_ON_SOFTWARE : TOKENS };
+    }
     await browser.close();
   }
   throw new Error('unreachable: the last flags are taken as they are');
@@ -83,11 +88,12 @@ async function measure({ models, tokens }) {
 async function inChromium() {
   const server = serve();
   await once(server, 'listening');
-  const { browser, page, tokens } = await open(`http://localhost:${server.address().port}/`);
+  const { browser, page, adapter, tokens } = await open(`http://localhost:${server.address().port}/`);
   try {
+    console.error(`\nChromium ${browser.version()}, ${adapter}`);
     page.on('console', (message) => console.error(message.text()));
     const models = [[`/gguf/${path.basename(MODEL)}`], ['/f16/config.json', '/f16/model.safetensors']];
-    return { chromium: browser.version(), ...(await page.evaluate(measure, { models, tokens })) };
+    return { chromium: browser.version(), adapter, ...(await page.evaluate(measure, { models, tokens })) };
   } finally {
     await browser.close();
     server.close();
@@ -100,9 +106,7 @@ function longest({ steps }) {
 }
 
 const date = new Date().toISOString().slice(0, 10);
-console.error('native');
 const onDevice = { date, ...(await native()) };
-console.error('\nChromium');
 const inBrowser = { date, ...(await inChromium()) };
 const [q4, f16] = longest(onDevice);
 const ratios = {

@@ -24,7 +24,7 @@ export function printTable(rows) {
 
 /** @param {Record<string, number>} ratios */
 export function printRatios(ratios) {
-  for (const [name, ratio] of Object.entries(ratios)) console.log(`${name.padEnd(24)}${ratio.toFixed(2)}`);
+  for (const [name, ratio] of Object.entries(ratios)) console.log(`${name.padEnd(28)}${ratio.toFixed(2)}`);
 }
 
 /**
