@@ -2,14 +2,14 @@
 // keys at a time, each thread takes the score of one, and then four values of the output over every PARTS-th of them.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
-// [1, N_HEADS * HEAD_DIM]
+// [1, .. N_HEADS * HEAD_DIM ..]
 @group(0) @binding(3) var<storage, read> q: array<vec4<f32>>;
-// [key rows, N_KV_HEADS * HEAD_DIM]
+// [key rows, .. N_KV_HEADS * HEAD_DIM ..]
 @group(0) @binding(4) var<storage, read> k: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> v: array<vec4<f32>>;
-// As q.
+// [1, N_HEADS * HEAD_DIM]
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
-// [1, N_HEADS]
+// (lse, 0), [1, N_HEADS]
 @group(0) @binding(7) var<storage, read_write> lse_delta: array<vec2<f32>>;
 
 // No fewer than HEAD_VEC4S.

@@ -84,7 +84,6 @@ pub struct Trainer {
     ring: [Readback; 2],
     n_steps: usize,
     optimizer_bytes: u64,
-    recompute: usize,
     pass_flops: u64,
     size_bytes: u64,
     started: Option<(web_time::Instant, u64)>,
@@ -148,7 +147,6 @@ impl Trainer {
             ring,
             n_steps: 0,
             optimizer_bytes: 3 * arena_bytes,
-            recompute,
             pass_flops,
             started: None,
         })
@@ -167,11 +165,6 @@ impl Trainer {
     /// Bytes of gradients and moments.
     pub fn optimizer_bytes(&self) -> u64 {
         self.optimizer_bytes
-    }
-
-    /// Parts of the model that are computed again by the backward pass.
-    pub fn recompute(&self) -> usize {
-        self.recompute
     }
 
     /// Floating-point operations of a pass full of one example, all of it supervised.

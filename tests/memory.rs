@@ -13,7 +13,7 @@ use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture, LoraConfig};
 use web_lora::lora::Adapter;
 use web_lora::train::{MemoryPlan, Trainer};
 use web_lora::{Error, Result, model};
-use writer::{Item, small_model, text};
+use writer::{Item, small_model};
 
 const MIB: u64 = 1 << 20;
 const Q4_0: u32 = 2;
@@ -70,7 +70,6 @@ fn file(shape: &Shape) -> Zeros {
     ] {
         writer.set(&format!("llama.{key}"), 4, (value as u32).to_le_bytes().into());
     }
-    writer.set("general.architecture", 8, text("llama"));
     writer.tensors.clear();
     let block_bytes = if shape.kind == Q4_0 { 18 } else { 20 };
     let mut end = 0;
@@ -142,8 +141,8 @@ async fn model_and_adapter(
 #[test]
 fn smollm2_trains_1024_tokens_in_450_mib() {
     let plan = pollster::block_on(plan_and_take(&SMOLLM2_135M, 8, 1024, 450 * MIB));
-    // Something had to give, and no more than needed: one part more would not fit.
-    assert!(plan.recompute > 0 && plan.recompute_cost > 0.0 && plan.recompute_cost < 0.5, "{plan:?}");
+    // Something had to give, but not everything.
+    assert!((1..60).contains(&plan.recompute) && plan.recompute_cost > 0.0 && plan.recompute_cost < 0.5, "{plan:?}");
 }
 
 #[test]
