@@ -25,6 +25,8 @@ pub struct Tensor {
     pub(crate) offset: u64,
     /// Rows that llama.cpp reordered among themselves: a head of q or k. Else 1.
     pub(crate) row_group: usize,
+    /// The file has columns for rows: a weight of GPT-2's `Conv1D`.
+    pub(crate) transposed: bool,
 }
 
 impl Tensor {
@@ -147,9 +149,13 @@ impl Checkpoint {
         let Some(weights) = find("model.safetensors")? else {
             return Err(missing_weights(files));
         };
+        let is_gpt2 = config.get("model_type").and_then(Value::as_str) == Some("gpt2");
         let tensors = safetensors::read_header(weights).await?.into_iter().map(|entry| {
-            let tensor =
-                Tensor { name: entry.name, dtype: entry.dtype, shape: entry.shape, offset: entry.offset, row_group: 1 };
+            let safetensors::Entry { name, dtype, shape, offset } = entry;
+            let mut tensor = Tensor { name, dtype, shape, offset, row_group: 1, transposed: false };
+            if is_gpt2 {
+                as_gpt2(&mut tensor);
+            }
             (tensor.name.clone(), tensor)
         });
         let mut text = TextFiles::new();
@@ -216,6 +222,11 @@ impl Checkpoint {
             ));
         }
         let too_large = || bad_file(self.weights.name(), format!("rows {rows:?} of '{}' are too large", tensor.name));
+        if tensor.transposed {
+            let size = tensor.rows().checked_mul(row_bytes).ok_or_else(too_large)?;
+            let stored = read_exact(&self.weights, tensor.offset, size).await?;
+            return Ok(transpose(&stored, tensor.dtype.block_bytes(), tensor.rows(), rows));
+        }
         let size = rows.len().checked_mul(row_bytes).ok_or_else(too_large)?;
         let offset = tensor.offset + rows.start as u64 * row_bytes as u64;
         let stored = read_exact(&self.weights, offset, size).await?;
@@ -229,6 +240,25 @@ impl Checkpoint {
 
     async fn read_tensor_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(dequantize(tensor.dtype, &self.read_rows(tensor, 0..tensor.rows()).await?))
+    }
+}
+
+/// Columns `columns` of rows of `width` plain numbers, as rows.
+fn transpose(stored: &[u8], number_bytes: usize, width: usize, columns: Range<usize>) -> Vec<u8> {
+    let number = |at: usize| &stored[at * number_bytes..][..number_bytes];
+    let height = stored.len() / (width * number_bytes).max(1);
+    columns.flat_map(|column| (0..height).flat_map(move |row| number(row * width + column))).copied().collect()
+}
+
+/// What files of GPT-2 have otherwise than transformers writes them today: names without the first module's, and weights
+/// of `Conv1D`, `[in, out]` where a linear has `[out, in]`.
+fn as_gpt2(tensor: &mut Tensor) {
+    if !tensor.name.starts_with("transformer.") && !tensor.name.starts_with("lm_head.") {
+        tensor.name.insert_str(0, "transformer.");
+    }
+    if ["c_attn.weight", "c_proj.weight", "c_fc.weight"].iter().any(|end| tensor.name.ends_with(end)) {
+        tensor.transposed = true;
+        tensor.shape.reverse();
     }
 }
 

@@ -218,7 +218,7 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
                 rows / n_heads
             }
         };
-        tensors.push(Tensor { name, dtype: entry.dtype, shape, offset: entry.offset, row_group });
+        tensors.push(Tensor { name, dtype: entry.dtype, shape, offset: entry.offset, row_group, transposed: false });
     }
     Ok(tensors)
 }
