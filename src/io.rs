@@ -10,16 +10,19 @@ mod checkpoint;
 mod dtype;
 mod gguf;
 mod gguf_llama;
+mod lora_config;
 mod safetensors;
 mod source;
 mod tokenizer;
 mod tokenizer_files;
 
-pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
+pub use adapter::{AdapterFile, Matrix};
 pub use chat_template::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Tensor};
 pub(crate) use dtype::k_scale;
 pub use dtype::{DType, dequantize};
+pub(crate) use lora_config::is_end;
+pub use lora_config::{LoraConfig, ModuleNames};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;
 pub use source::{ByteSource, LocalBoxFuture, MemorySource};

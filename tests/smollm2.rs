@@ -143,17 +143,7 @@ fn initial_adapter(train: &Value, modules: &[ModuleShape]) -> AdapterFile {
             Matrix { rows: *out_features, cols: r, data: vec![0.0; out_features * r] },
         );
     }
-    let config = LoraConfig {
-        r,
-        lora_alpha: train["alpha"].as_f64().unwrap() as f32,
-        use_rslora: false,
-        target_modules: train["target_modules"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|t| t.as_str().unwrap().to_owned())
-            .collect(),
-        base_model_name_or_path: None,
-    };
+    let targets = train["target_modules"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect();
+    let config = LoraConfig::new(r, train["alpha"].as_f64().unwrap() as f32, targets);
     AdapterFile { config, tensors }
 }
