@@ -9,7 +9,7 @@ mod chat_template;
 mod checkpoint;
 mod dtype;
 mod gguf;
-mod gguf_llama;
+mod gguf_model;
 mod lora_config;
 mod safetensors;
 mod source;

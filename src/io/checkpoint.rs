@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::gguf::Gguf;
 use super::source::{read_all, read_exact};
-use super::{ByteSource, DType, dequantize, gguf, gguf_llama, safetensors};
+use super::{ByteSource, DType, dequantize, gguf, gguf_model, safetensors};
 use crate::{Error, Result};
 
 /// Largest text file read whole; the largest tokenizer.json in use has 35 MB.
@@ -27,6 +27,8 @@ pub struct Tensor {
     pub(crate) row_group: usize,
     /// The file has columns for rows: a weight of GPT-2's `Conv1D`.
     pub(crate) transposed: bool,
+    /// The file has one more than Hugging Face: a norm of Gemma's.
+    pub(crate) plus_one: bool,
 }
 
 impl Tensor {
@@ -105,8 +107,8 @@ impl Checkpoint {
         let header = gguf::read_header(source).await?;
         let name = file_name(source);
         let name = name.get(..name.len() - ".gguf".len()).unwrap_or(name).to_owned();
-        let mut config = gguf_llama::config(source.name(), &header)?;
-        let tensors = gguf_llama::tensors(source.name(), &header, &config)?;
+        let mut config = gguf_model::config(source.name(), &header)?;
+        let tensors = gguf_model::tensors(source.name(), &header, &config)?;
         let mut checkpoint = Self {
             name,
             config_file: source.name().to_owned(),
@@ -117,7 +119,7 @@ impl Checkpoint {
         };
         if let Some(factors) = checkpoint.tensors.remove("rope_freqs.weight") {
             let factors = checkpoint.read_tensor_f32(&factors).await?;
-            gguf_llama::add_rope_factors(source.name(), &mut config, &factors)?;
+            gguf_model::add_rope_factors(source.name(), &mut config, &factors)?;
         }
         checkpoint.config = config;
         Ok(checkpoint)
@@ -152,7 +154,7 @@ impl Checkpoint {
         let is_gpt2 = config.get("model_type").and_then(Value::as_str) == Some("gpt2");
         let tensors = safetensors::read_header(weights).await?.into_iter().map(|entry| {
             let safetensors::Entry { name, dtype, shape, offset } = entry;
-            let mut tensor = Tensor { name, dtype, shape, offset, row_group: 1, transposed: false };
+            let mut tensor = Tensor { name, dtype, shape, offset, row_group: 1, transposed: false, plus_one: false };
             if is_gpt2 {
                 as_gpt2(&mut tensor);
             }
@@ -239,7 +241,11 @@ impl Checkpoint {
     }
 
     async fn read_tensor_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(dequantize(tensor.dtype, &self.read_rows(tensor, 0..tensor.rows()).await?))
+        let mut values = dequantize(tensor.dtype, &self.read_rows(tensor, 0..tensor.rows()).await?);
+        if tensor.plus_one {
+            values.iter_mut().for_each(|value| *value -= 1.0);
+        }
+        Ok(values)
     }
 }
 
