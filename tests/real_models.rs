@@ -81,7 +81,7 @@ mod native {
             let files = [open(&variable("SMOLLM2_GGUF"))];
             let mut engine = Engine::new(DeviceOptions::default()).await.unwrap();
             let wanted = PlanOptions { tokens_per_pass: Some(128), ..Default::default() };
-            let planned = engine.plan_memory(&files, wanted).await.unwrap();
+            let planned = engine.plan_memory(&files, wanted).await.unwrap().memory;
             assert_eq!(engine.allocated_bytes(), 0);
 
             engine.load_model(&files, None, &mut |_| true).await.unwrap();

@@ -8,9 +8,9 @@ import type {
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  Forecast,
   GenerateOptions,
   GenerateResult,
-  MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
   Products,
@@ -27,7 +27,7 @@ export interface Commands {
   /** `products`: what was found out on an earlier visit. */
   create: { options: EngineOptions & { products?: Products | undefined }; result: DeviceInfo };
   loadModel: { source: PostedSource; options: { contextLength?: number }; result: ModelInfo };
-  planMemory: { source: PostedSource; options: PlanMemoryOptions; result: MemoryPlan };
+  planMemory: { source: PostedSource; options: PlanMemoryOptions; result: Forecast };
   loadDataset: {
     file: string;
     bytes: Uint8Array<ArrayBuffer>;

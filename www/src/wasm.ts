@@ -8,9 +8,9 @@ import type {
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  Forecast,
   GenerateOptions,
   GenerateResult,
-  MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
   Products,
@@ -44,7 +44,7 @@ export interface WasmEngine {
     options: { contextLength?: number },
     onProgress: OnProgress,
   ): Promise<ModelInfo>;
-  planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<MemoryPlan>;
+  planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<Forecast>;
   loadDataset(file: string, bytes: Uint8Array, options: { maxLength?: number }): DatasetReport;
   clearDataset(): void;
   newAdapter(options: AdapterOptions): AdapterInfo;
