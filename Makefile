@@ -28,7 +28,7 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile bench bench-peers soak test test-rust test-model test-wasm test-www
+.PHONY: help setup model build run demo profile bench bench-peers soak test test-rust test-model test-tokenizers test-wasm test-www
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
@@ -88,7 +88,13 @@ test-rust:
 
 # The tests that are ignored by default because they need the real model.
 test-model: $(MODEL_FILE)
-	$(LAVAPIPE) SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo test --release -- --ignored
+	$(LAVAPIPE) SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo test --release -- --ignored --skip real_vocabularies
+
+# Tokenizers on real vocabularies against the reference libraries: some 2,300 texts for each of nine families. Apart from
+# `make test`, as it fetches 600 MB.
+test-tokenizers:
+	@.ci/fetch-tokenizers
+	TOKENIZERS_DIR=$(abspath .cache/tokenizers/parity) cargo test --release --test tokenizers -- --ignored --nocapture
 
 test-wasm:
 	WASM_BINDGEN_TEST_TIMEOUT=900 wasm-pack test --headless --chrome --release

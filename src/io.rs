@@ -4,16 +4,18 @@
 //! reserved; what does not fit is an error that names the file and the place.
 
 mod adapter;
-mod bpe;
 mod chat_template;
 mod checkpoint;
 mod dtype;
+mod encoder;
 mod gguf;
 mod gguf_llama;
 mod safetensors;
 mod source;
 mod tokenizer;
 mod tokenizer_files;
+mod tokenizer_gguf;
+mod tokenizer_json;
 
 pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
 pub use chat_template::{ChatTemplate, Message};

@@ -253,14 +253,31 @@ const BROKEN_TOKENIZERS: &[Case] = &[
         "'tokenizer.ggml.tokens' is missing",
     ),
     (
-        "sentencepiece",
-        |w| w.set("tokenizer.ggml.model", 8, text("llama")),
-        "tokenizer.ggml.model is not supported: it is 'llama'",
+        "word pieces",
+        |w| w.set("tokenizer.ggml.model", 8, text("bert")),
+        "tokenizer.ggml.model is not supported: it is 'bert'; byte-level BPE ('gpt2')",
+    ),
+    (
+        "no scores",
+        |w| {
+            w.set("tokenizer.ggml.model", 8, text("llama"));
+            w.entries.retain(|(key, ..)| key != "tokenizer.ggml.merges");
+        },
+        "'tokenizer.ggml.scores' is missing",
+    ),
+    (
+        "too few scores",
+        |w| {
+            w.set("tokenizer.ggml.model", 8, text("llama"));
+            w.set("tokenizer.ggml.scores", 9, [list(6, 1), vec![0; 4]].concat());
+            w.entries.retain(|(key, ..)| key != "tokenizer.ggml.merges");
+        },
+        "264 tokens and 1 scores",
     ),
     (
         "other cuts",
-        |w| w.set("tokenizer.ggml.pre", 8, text("tekken")),
-        "tokenizer.ggml.pre is not supported: it is 'tekken'",
+        |w| w.set("tokenizer.ggml.pre", 8, text("poro-chat")),
+        "tokenizer.ggml.pre is not supported: it is 'poro-chat'",
     ),
     (
         "tokens of numbers",

@@ -198,9 +198,25 @@ fn tokenizers_that_make_the_library_panic_are_refused() {
         ("/model/merges", json!([["b", "a"]]), "makes no token of the vocabulary"),
         ("/model/merges", json!(["ab"]), "merge 0 ('ab') is not two tokens"),
         ("/model/merges", json!([1]), "tokenizer.json: "),
-        ("/model/vocab", json!({"a": -1}), "its vocabulary is not valid"),
-        ("/model/vocab", json!([["a", 0.0]]), "its vocabulary is not valid"),
-        ("/model/type", json!("Unigram"), "model.type is not supported: it is 'Unigram'"),
+        ("/model/vocab", json!({"a": -1}), "tokenizer.json: "),
+        ("/model/vocab", json!("a"), "a vocabulary: an object of ids, or a list of tokens with scores"),
+        ("/model/vocab", json!([["a", 0.0]]), "its vocabulary is not one of its model.type"),
+        ("/model/type", json!("Unigram"), "its vocabulary is not one of its model.type"),
+        ("/model/type", json!("WordPiece"), "model.type is not supported: it is 'WordPiece'"),
+        ("/model", json!({"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 1}), "the tokenizer cannot be built"),
+        (
+            "/model",
+            json!({"type": "Unigram", "vocab": [["a", 0.0], ["x".repeat(100_000), 0.0]]}),
+            "has 100000 bytes, at most 256",
+        ),
+        (
+            "/added_tokens",
+            json!([
+                {"id": 5, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": true, "normalized": false, "special": true},
+                {"id": 6, "content": "\n\n", "single_word": false, "lstrip": true, "rstrip": false, "normalized": false, "special": true}
+            ]),
+            "the added token '<s>' takes in white space with which another begins",
+        ),
         ("/model/dropout", json!(0.5), "model.dropout is not supported"),
         ("/model/continuing_subword_prefix", json!("##########"), "model.continuing_subword_prefix"),
         ("/model/unk_token", json!("<unk>"), "the unknown token '<unk>' is not in the vocabulary"),

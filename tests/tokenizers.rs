@@ -1,0 +1,98 @@
+//! Tokenizers of every kind give the ids of the reference libraries, from tokenizer.json and from GGUF.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use web_lora::io::{ByteSource, Checkpoint, FileSource, MemorySource, Tokenizer};
+
+/// Texts, their ids, and the text of those ids.
+#[derive(Deserialize)]
+struct Expected {
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+    decoded: Vec<String>,
+}
+
+/// A text and its ids by llama.cpp's own test files.
+#[derive(Deserialize)]
+struct Vector {
+    text: String,
+    ids: Vec<u32>,
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let bytes = std::fs::read(path).ok()?;
+    Some(serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+}
+
+/// The tokenizers of a folder: of its tokenizer.json and of its vocab.gguf, where there.
+fn open(folder: &Path) -> Vec<(&'static str, Tokenizer)> {
+    let mut found = Vec::new();
+    if let Ok(json) = std::fs::read(folder.join("tokenizer.json")) {
+        let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        let files = [("config.json", b"{}".to_vec()), ("model.safetensors", weights), ("tokenizer.json", json)];
+        let files = files.map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes)) as Rc<dyn ByteSource>);
+        let model = pollster::block_on(Checkpoint::open(&files)).unwrap();
+        found.push(("tokenizer.json", model.tokenizer().unwrap()));
+    }
+    if let Ok(file) = FileSource::open(folder.join("vocab.gguf")) {
+        let file: Rc<dyn ByteSource> = Rc::new(file);
+        found.push(("vocab.gguf", pollster::block_on(Tokenizer::from_gguf(&file)).unwrap()));
+    }
+    found
+}
+
+/// Holds the tokenizers of a folder to what is expected of them; how many texts that were.
+fn check(folder: &Path) -> usize {
+    let expected: Option<Expected> = read(&folder.join("expected.json"));
+    let vectors: Vec<Vector> = read(&folder.join("vectors.json")).unwrap_or_default();
+    let mut wrong = Vec::new();
+    for (file, tokenizer) in open(folder) {
+        for Vector { text, ids } in &vectors {
+            let got = tokenizer.encode(text).unwrap();
+            if got != *ids {
+                wrong.push(format!("{file}, vector {text:?}: {got:?} where {ids:?}"));
+            }
+        }
+        let Some(expected) = &expected else { continue };
+        for ((text, ids), decoded) in expected.texts.iter().zip(&expected.ids).zip(&expected.decoded) {
+            let got = tokenizer.encode(text).unwrap();
+            if got != *ids {
+                wrong.push(format!("{file}, {text:?}: {got:?} where {ids:?}"));
+            }
+            let back = tokenizer.decode(ids, false).unwrap();
+            if back != *decoded {
+                wrong.push(format!("{file}, {ids:?}: {back:?} where {decoded:?}"));
+            }
+            let with_offsets = tokenizer.encode_with_offsets(text).unwrap();
+            assert!(with_offsets.iter().all(|(_, bytes)| text.get(bytes.clone()).is_some()), "{file}, {text:?}");
+            assert!(with_offsets.iter().map(|(id, _)| id).eq(&got), "{file}, {text:?}");
+        }
+    }
+    let shown: Vec<String> = wrong.iter().take(8).map(|line| line.chars().take(400).collect()).collect();
+    assert!(wrong.is_empty(), "{}: {} differ:\n{}", folder.display(), wrong.len(), shown.join("\n"));
+    expected.map_or(0, |expected| expected.texts.len()) + vectors.len()
+}
+
+/// The real vocabularies, in the folder named by `TOKENIZERS_DIR`.
+#[test]
+#[ignore = "needs real vocabularies: make test-tokenizers fetches them"]
+fn real_vocabularies_give_the_references_ids() {
+    let folder = std::env::var("TOKENIZERS_DIR").expect("TOKENIZERS_DIR must name what make test-tokenizers fetches");
+    let mut families: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("the folder opens").map(|entry| entry.unwrap().path()).collect();
+    families.sort();
+    let mut failed = Vec::new();
+    for family in &families {
+        let start = std::time::Instant::now();
+        match std::panic::catch_unwind(|| check(family)) {
+            Ok(texts) => println!("{}: {texts} texts, {:.1?}", family.display(), start.elapsed()),
+            Err(_) => failed.push(family),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(families.len(), 10);
+}
