@@ -356,7 +356,7 @@ impl Engine {
         }
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
         let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
-        let report = dataset.report(tokenizer)?;
+        let report = dataset.report();
         self.end_training();
         self.dataset = Some(dataset);
         Ok(report)

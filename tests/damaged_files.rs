@@ -62,7 +62,7 @@ fn use_model(files: Vec<(&str, Vec<u8>)>) -> bool {
         let _ = tokenizer.decode(&(0..300).collect::<Vec<_>>(), true);
     }
     if let Ok(Some(template)) = model.chat_template() {
-        let _ = template.render(&[Message { role: "user".to_owned(), content: "hi".to_owned() }], true);
+        let _ = template.render(&[Message::new("user", "hi")], true);
     }
     true
 }
@@ -129,7 +129,7 @@ fn damaged_adapters_examples_and_templates() {
     damage(lines, 5000, |damaged| drop(parse_jsonl("a.jsonl", &damaged)));
 
     let source = "{% for m in messages %}{%- if m.role == 'user' -%}[{{ m['content'] | trim | tojson }}]{% endif %}{% generation %}{{ m.content[1:] ~ loop.index }}{% endgeneration %}{% endfor %}{% set ns = namespace(a=1) %}{{ strftime_now('%d') }}";
-    let messages = [Message { role: "user".to_owned(), content: "é🙂".to_owned() }];
+    let messages = [Message::new("user", "é🙂")];
     damage(source.as_bytes(), 5000, |damaged| {
         if let Ok(template) = ChatTemplate::new("t", &String::from_utf8_lossy(&damaged), "<s>", "</s>") {
             let _ = template.render(&messages, true);

@@ -181,7 +181,7 @@ fn a_folders_tokenizer_and_template_are_read() {
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.add_bos), (Some(5), Some(4), true));
     assert_eq!((tokenizer.end_of_turn(), tokenizer.vocab_size()), ([4].as_slice(), 6));
 
-    let say = [Message { role: "user".to_owned(), content: "a".to_owned() }];
+    let say = [Message::new("user", "a")];
     assert_eq!(model.chat_template().unwrap().unwrap().render(&say, false).unwrap(), "<s>old");
     let own_file = [("tokenizer_config.json", settings), ("chat_template.jinja", "{{ eos_token }}new")];
     let model = open_folder(&tokenizer_json(), &own_file).unwrap();
