@@ -77,6 +77,55 @@ fn check(folder: &Path) -> usize {
     expected.map_or(0, |expected| expected.texts.len()) + vectors.len()
 }
 
+#[test]
+fn small_vocabularies_give_the_references_ids() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers/small");
+    let kinds: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(kinds.len(), 9);
+    for kind in &kinds {
+        assert!(check(kind) > 100);
+    }
+}
+
+/// Long texts that nothing cuts, and tokens in any order, take no quadratic time.
+#[test]
+fn long_texts_take_their_time_and_no_more() {
+    for kind in ["llama-2", "gemma", "unigram", "tekken"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/small").join(kind);
+        for (file, tokenizer) in open(&folder) {
+            let start = std::time::Instant::now();
+            for unit in ["a", " ", "\n", "the ", "é", "中"] {
+                let text = unit.repeat((1 << 19) / unit.len());
+                let ids = tokenizer.encode(&text).unwrap();
+                assert_eq!(tokenizer.decode(&ids, false).unwrap().trim(), text.trim(), "{kind}, {file}");
+            }
+            assert!(start.elapsed().as_secs() < 60, "{kind}, {file}: {:?}", start.elapsed());
+        }
+    }
+}
+
+#[test]
+fn ends_and_beginnings_are_those_of_the_kind() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/small");
+    let from_gguf = |kind: &str| open(&folder.join(kind)).pop().unwrap().1;
+    let names = |tokenizer: &Tokenizer| -> Vec<String> {
+        tokenizer.end_of_turn().iter().map(|&id| tokenizer.token(id).unwrap()).collect()
+    };
+    let llama = from_gguf("llama-2");
+    assert_eq!((llama.bos(), llama.eos(), llama.add_bos), (Some(1), Some(2), true));
+    assert_eq!(names(&llama), ["</s>"]);
+    let gemma = from_gguf("gemma");
+    // A `</s>` that is HTML's ends nothing.
+    assert_eq!(names(&gemma), ["<bos>", "<end_of_turn>"]);
+    assert!(gemma.token_id("</s>").is_some());
+    assert!(from_gguf("llama-3").add_bos && from_gguf("tekken").add_bos && !from_gguf("qwen2").add_bos);
+
+    let mut stream = llama.decode_stream(false);
+    let ids = llama.encode(" two  spaces 🙂!").unwrap();
+    let text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!(text + &stream.finish().unwrap(), " two  spaces 🙂!");
+}
+
 /// The real vocabularies, in the folder named by `TOKENIZERS_DIR`.
 #[test]
 #[ignore = "needs real vocabularies: make test-tokenizers fetches them"]
