@@ -244,6 +244,11 @@ fn tokenizers_that_make_the_library_panic_are_refused() {
         let error = open_tokenizer(&tokenizer, &[]).err().unwrap_or_else(|| panic!("{place}: {words}")).to_string();
         assert!(error.starts_with("tokenizer.json: ") && error.contains(words), "{place}: {error}");
     }
+    let mut many = tokenizer_json();
+    let pieces: Vec<Value> = (0..20_000).map(|i| json!([format!("{i:0>250}"), 0.0])).collect();
+    many["model"] = json!({"type": "Unigram", "vocab": pieces});
+    let error = open_tokenizer(&many, &[]).err().unwrap().to_string();
+    assert!(error.contains("its tokens have 5000000 bytes, at most 4194304 are read"), "{error}");
     let deep = json!({"type": "Sequence"});
     let deep = (0..100).fold(deep, |inner, _| json!({"type": "Sequence", "pretokenizers": [inner]}));
     let mut tokenizer = tokenizer_json();

@@ -17,6 +17,9 @@ use crate::{Error, Result};
 
 /// Longest piece of a scored vocabulary, in bytes; the longest in use have 93.
 pub(super) const MAX_PIECE_BYTES: usize = 256;
+/// All pieces of a Unigram vocabulary together: the crate's trie takes up to some 300 bytes for each byte. Vocabularies
+/// of 250,000 have 2 MB.
+const MAX_UNIGRAM_BYTES: usize = 4 << 20;
 
 /// What an encoder is made of.
 pub(super) struct Parts {
@@ -98,6 +101,11 @@ impl Model {
             Model::Unigram { pieces, unk_id, byte_fallback } => {
                 if let Some((piece, _)) = pieces.iter().find(|(piece, _)| piece.len() > MAX_PIECE_BYTES) {
                     return Err(too_long(file, piece));
+                }
+                let n_bytes: usize = pieces.iter().map(|(piece, _)| piece.len()).sum();
+                if n_bytes > MAX_UNIGRAM_BYTES {
+                    let message = format!("its tokens have {n_bytes} bytes, at most {MAX_UNIGRAM_BYTES} are read");
+                    return Err(Error::BadFile { file: file.to_owned(), message });
                 }
                 let model = Unigram::from(pieces, unk_id, byte_fallback).map_err(|error| cannot_build(file, error))?;
                 Ok(ModelWrapper::Unigram(model))

@@ -65,6 +65,9 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
+/// Merges that scores may imply; Gemma's 262,144 tokens have 514,906.
+const MAX_MERGES: usize = 1 << 21;
+
 /// SentencePiece's space, a token's way to say that a word begins.
 const SPACE: &str = "▁";
 
@@ -290,6 +293,10 @@ impl<'a> Header<'a> {
                     chars: (before, n_chars - before),
                 })
             }));
+            if splits.len() > MAX_MERGES {
+                let message = format!("its tokens can be put together in more than {MAX_MERGES} ways");
+                return Err(bad_file(self.file, message));
+            }
         }
         splits.sort_by(|a, b| {
             let is_own = |split: &Split| vocabulary.kind(split.id) == USER_DEFINED;
