@@ -90,11 +90,11 @@ test-rust:
 test-model: $(MODEL_FILE)
 	$(LAVAPIPE) SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo test --release -- --ignored --skip real_vocabularies
 
-# Tokenizers on real vocabularies against the reference libraries: some 2,300 texts for each of nine families. Apart from
-# `make test`, as it fetches 600 MB.
+# Tokenizers and chat templates against the reference libraries, on real vocabularies: some 2,300 texts for each of nine
+# families. Apart from `make test`, as it fetches 600 MB.
 test-tokenizers:
 	@.ci/fetch-tokenizers
-	TOKENIZERS_DIR=$(abspath .cache/tokenizers/parity) cargo test --release --test tokenizers -- --ignored --nocapture
+	TOKENIZERS_DIR=$(abspath .cache/tokenizers/reference) cargo test --release --test tokenizers --test chat_templates --test answers -- --ignored --nocapture
 
 test-wasm:
 	WASM_BINDGEN_TEST_TIMEOUT=900 wasm-pack test --headless --chrome --release

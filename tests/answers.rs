@@ -5,8 +5,8 @@
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use web_lora::data::{Dataset, parse_jsonl, tokenize};
-use web_lora::io::{ByteSource, ChatTemplate, Checkpoint, MemorySource, Tokenizer};
+use web_lora::data::Dataset;
+use web_lora::io::{ByteSource, ChatTemplate, Checkpoint, FileSource, MemorySource, Tokenizer};
 
 /// The small GPT-2 with the special tokens of all families.
 fn tokenizer() -> Tokenizer {
@@ -35,16 +35,16 @@ fn template(name: &str) -> ChatTemplate {
     ChatTemplate::new(name, &std::fs::read_to_string(path).unwrap(), "<s>", "</s>").unwrap()
 }
 
-/// The stretches that are learned of a line of a file.
+/// The stretches that are learned of a line of a file, with the template of that name.
 fn learned(name: &str, line: &Value) -> Result<Vec<String>, String> {
-    let tokenizer = tokenizer();
-    let (records, _) = parse_jsonl("a.jsonl", line.to_string().as_bytes()).map_err(|error| error.to_string())?;
-    let example = tokenize(&records[0].1, &tokenizer, Some(&template(name)), 100_000).map_err(|e| e.to_string())?;
-    let tokens: Vec<(u32, bool)> = example.ids.into_iter().zip(example.supervised).collect();
-    let runs = tokens.chunk_by(|one, next| one.1 == next.1).filter(|run| run[0].1);
-    let text =
-        |run: &[(u32, bool)]| tokenizer.decode(&run.iter().map(|(id, _)| *id).collect::<Vec<_>>(), false).unwrap();
-    Ok(runs.map(text).collect())
+    learned_by(&tokenizer(), &template(name), line)
+}
+
+fn learned_by(tokenizer: &Tokenizer, template: &ChatTemplate, line: &Value) -> Result<Vec<String>, String> {
+    let dataset = Dataset::new("a.jsonl", line.to_string().as_bytes(), tokenizer, Some(template), 100_000);
+    let report = dataset.map_err(|error| error.to_string())?.report();
+    let pieces = report.preview.into_iter().flat_map(|preview| preview.pieces);
+    Ok(pieces.filter(|piece| piece.supervised).map(|piece| piece.text).collect())
 }
 
 fn say(role: &str, content: &str) -> Value {
@@ -175,4 +175,36 @@ fn the_preview_is_the_text_as_rendered() {
         [piece("<|user|>\n q</s>\n<|assistant|>\n", false), piece(" é🙂</s>", true), piece("\n", false)]
     );
     assert_eq!(shown[1], [piece("x", false), piece(" y", true)]);
+}
+
+/// The same with the real vocabularies, in the folder named by `TOKENIZERS_DIR`, and with the templates beside them.
+#[test]
+#[ignore = "needs real vocabularies: make test-tokenizers fetches them"]
+fn real_vocabularies_end_turns_with_their_own_tokens() {
+    let folder = std::env::var("TOKENIZERS_DIR").expect("TOKENIZERS_DIR must name what make test-tokenizers fetches");
+    let own = |name: &str| {
+        let source = std::fs::read_to_string(format!("{folder}/templates/{name}.jinja")).unwrap();
+        ChatTemplate::new(name, &source, "<bos>", "</s>").unwrap()
+    };
+    let chat = [say("user", "q1"), say("assistant", "a1, é🙂"), say("user", "q2"), say("assistant", " 中 a2")];
+    let cases = [
+        ("smollm", template("smollm2"), ["a1, é🙂<|im_end|>", " 中 a2<|im_end|>"]),
+        ("qwen", template("qwen2.5"), ["a1, é🙂<|im_end|>", " 中 a2<|im_end|>"]),
+        ("qwen", own("qwen3"), ["a1, é🙂<|im_end|>", "<think>\n\n</think>\n\n 中 a2<|im_end|>"]),
+        ("llama-3", template("llama-3.2"), ["a1, é🙂<|eot_id|>", "中 a2<|eot_id|>"]),
+        ("llama-3", own("llama3_1"), ["a1, é🙂<|eot_id|>", "中 a2<|eot_id|>"]),
+        ("gemma", own("gemma3"), ["a1, é🙂<end_of_turn>", "中 a2<end_of_turn>"]),
+        ("llama-2", template("tinyllama"), ["a1, é🙂</s>", " 中 a2</s>"]),
+        ("tekken", template("mistral-nemo"), ["a1, é🙂</s>", " 中 a2</s>"]),
+        // Its tokens take in the white space after them.
+        ("phi-3", own("phi-3"), ["a1, é🙂<|end|>\n", "中 a2<|end|>\n"]),
+        ("phi-3", template("phi-3.5"), ["a1, é🙂<|end|>\n", "中 a2<|end|>\n"]),
+    ];
+    for (family, template, answers) in cases {
+        let file: Rc<dyn ByteSource> =
+            Rc::new(FileSource::open(format!("{folder}/parity/{family}/vocab.gguf")).unwrap());
+        let tokenizer = pollster::block_on(Tokenizer::from_gguf(&file)).unwrap();
+        let learned = learned_by(&tokenizer, &template, &json!({"messages": chat}));
+        assert_eq!(learned.as_deref(), Ok(&answers.map(str::to_owned)[..]), "{family}");
+    }
 }

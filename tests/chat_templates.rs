@@ -60,6 +60,21 @@ fn published_templates_give_transformers_text() {
     }
 }
 
+/// The templates that packages carry beside the real vocabularies, in the folder named by `TOKENIZERS_DIR`.
+#[test]
+#[ignore = "needs real vocabularies: make test-tokenizers fetches them"]
+fn real_vocabularies_templates_give_transformers_text() {
+    let folder = std::env::var("TOKENIZERS_DIR").expect("TOKENIZERS_DIR must name what make test-tokenizers fetches");
+    let references = std::fs::read(format!("{folder}/templates/published.json")).unwrap();
+    let published: Published = serde_json::from_slice(&references).unwrap();
+    assert!(published.templates.len() >= 5);
+    for (name, references) in &published.templates {
+        let source = std::fs::read_to_string(format!("{folder}/templates/{name}.jinja")).unwrap();
+        check(name, &source, &published.cases, references);
+        println!("{name}: {} conversations", references.len());
+    }
+}
+
 fn check(name: &str, source: &str, cases: &[Conversation], references: &[[Reference; 2]]) {
     let template = ChatTemplate::new("t", source, "<s>", "</s>").unwrap();
     assert_eq!(references.len(), cases.len());
