@@ -33,7 +33,13 @@ fn open(folder: &Path) -> Vec<(&'static str, Tokenizer)> {
     let mut found = Vec::new();
     if let Ok(json) = std::fs::read(folder.join("tokenizer.json")) {
         let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
-        let files = [("config.json", b"{}".to_vec()), ("model.safetensors", weights), ("tokenizer.json", json)];
+        let settings = std::fs::read(folder.join("tokenizer_config.json")).unwrap_or_else(|_| b"{}".to_vec());
+        let files = [
+            ("config.json", b"{}".to_vec()),
+            ("model.safetensors", weights),
+            ("tokenizer.json", json),
+            ("tokenizer_config.json", settings),
+        ];
         let files = files.map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes)) as Rc<dyn ByteSource>);
         let model = pollster::block_on(Checkpoint::open(&files)).unwrap();
         found.push(("tokenizer.json", model.tokenizer().unwrap()));
@@ -146,4 +152,42 @@ fn real_vocabularies_give_the_references_ids() {
     }
     assert!(failed.is_empty(), "{failed:?}");
     assert_eq!(families.len(), 10);
+}
+
+/// The tokens that begin and end a text, by the files themselves.
+#[test]
+#[ignore = "needs real vocabularies: make test-tokenizers fetches them"]
+fn real_vocabularies_begin_and_end_texts_with_their_own_tokens() {
+    let folder = std::env::var("TOKENIZERS_DIR").expect("TOKENIZERS_DIR must name what make test-tokenizers fetches");
+    let cases = [
+        ("llama-3", "tokenizer.json", Some("<|begin_of_text|>"), "<|eot_id|>", true),
+        ("llama-3", "vocab.gguf", Some("<|begin_of_text|>"), "<|end_of_text|>", true),
+        ("qwen", "tokenizer.json", None, "<|im_end|>", false),
+        ("qwen", "vocab.gguf", Some("<|endoftext|>"), "<|endoftext|>", false),
+        ("gemma", "tokenizer.json", Some("<bos>"), "<end_of_turn>", true),
+        ("gemma", "vocab.gguf", Some("<bos>"), "<eos>", true),
+        ("mistral", "tokenizer.json", Some("<s>"), "</s>", true),
+        ("mistral", "vocab.gguf", Some("<s>"), "</s>", true),
+        ("phi-3", "vocab.gguf", Some("<s>"), "<|endoftext|>", true),
+        ("gpt-2", "vocab.gguf", Some("<|endoftext|>"), "<|endoftext|>", false),
+    ];
+    for (family, file, bos, eos, add_bos) in cases {
+        let tokenizers = open(&Path::new(&folder).join("parity").join(family));
+        let (_, tokenizer) = tokenizers.iter().find(|(name, _)| *name == file).unwrap();
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+        assert_eq!(name(tokenizer.bos()).as_deref(), bos, "{family}, {file}");
+        assert_eq!(name(tokenizer.eos()).as_deref(), Some(eos), "{family}, {file}");
+        assert_eq!(tokenizer.add_bos, add_bos, "{family}, {file}");
+        let ends: Vec<&str> = match family {
+            "llama-3" => vec!["<|end_of_text|>", "<|eot_id|>"],
+            "qwen" => vec!["<|endoftext|>", "<|im_end|>"],
+            "gemma" => vec!["<end_of_turn>"],
+            "phi-3" => vec!["<|endoftext|>", "<|end|>"],
+            _ => vec![eos],
+        };
+        for end in ends {
+            let id = tokenizer.token_id(end).unwrap();
+            assert!(tokenizer.end_of_turn().contains(&id), "{family}, {file}: {end}");
+        }
+    }
 }
