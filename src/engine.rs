@@ -451,7 +451,7 @@ impl Engine {
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
         let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
         model.check_ids(dataset.examples.iter().flat_map(|example| &example.ids))?;
-        let report = dataset.report(tokenizer)?;
+        let report = dataset.report();
         self.end_training();
         self.dataset = Some(dataset);
         Ok(report)

@@ -78,7 +78,7 @@ async fn train(engine: &mut Engine, options: TrainOptions) -> Vec<f32> {
 }
 
 async fn answer(engine: &mut Engine, strength: f32, temperature: f32) -> String {
-    let prompt = Prompt::Messages(vec![Message { role: "user".into(), content: "hi".into() }]);
+    let prompt = Prompt::Messages(vec![Message::new("user", "hi")]);
     let options = GenerateOptions { max_new_tokens: 12, strength, temperature, seed: 3, ..Default::default() };
     engine.generate(&prompt, options, |_| true).await.unwrap().text
 }
