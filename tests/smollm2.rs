@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use web_lora::engine::{Engine, LoraOptions, PlanOptions};
+use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions};
 use web_lora::generate::{GenerateOptions, Generator, Stopped};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix};
@@ -35,7 +35,7 @@ fn smollm2_needs_the_memory_that_was_planned() {
         let planned = engine.plan_memory(&files, wanted).await.unwrap();
         assert_eq!(engine.allocated_bytes(), 0);
 
-        engine.load_model(&files, None, &mut |_| true).await.unwrap();
+        engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.new_adapter(LoraOptions::default()).unwrap();
         engine.load_dataset("one.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
         let options = TrainOptions { tokens_per_pass: Some(128), ..Default::default() };

@@ -22,13 +22,6 @@ pub(super) fn config(file: &str, gguf: &Gguf) -> Result<Map<String, Value>> {
     let key = |name: &str| format!("{architecture}.{name}");
     let count = |name: &str| gguf.count(&key(name));
     let required = |name: &str| count(name)?.ok_or_else(|| missing(&key(name)));
-    if gguf.count("split.count")?.is_some_and(|count| count > 1) {
-        return Err(Error::Unsupported {
-            file: file.to_owned(),
-            field: "split.count".to_owned(),
-            message: "the model is split over several files; one file is read".to_owned(),
-        });
-    }
     let has = |name: &str| gguf.tensors.iter().any(|tensor| tensor.name == name);
 
     let hidden_size = required("embedding_length")?;
@@ -218,7 +211,8 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
                 rows / n_heads
             }
         };
-        tensors.push(Tensor { name, dtype: entry.dtype, shape, offset: entry.offset, row_group });
+        let Entry { dtype, file, offset, .. } = *entry;
+        tensors.push(Tensor { name, dtype, stored: dtype, shape, file, offset, row_group });
     }
     Ok(tensors)
 }

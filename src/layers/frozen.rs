@@ -241,7 +241,7 @@ impl<'a> Loader<'a> {
 
     fn chunk_rows(&self, tensor: &Tensor) -> usize {
         let unit = self.unit(tensor);
-        (CHUNK_BYTES / tensor.row_bytes().max(1) / unit).max(1) * unit
+        (CHUNK_BYTES / tensor.stored_row_bytes().max(1) / unit).max(1) * unit
     }
 
     /// Rows of a tensor in a part's format: (values, scales).
