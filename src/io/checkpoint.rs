@@ -235,7 +235,8 @@ impl Checkpoint {
 
     /// The blocks of `rows`, in Hugging Face's row order: as the file has them, or quantised where that was asked for.
     ///
-    /// Both ends of `rows` are multiples of [`Self::row_group`]. Errors with `BadFile` where a number cannot be quantised.
+    /// Both ends of `rows` are multiples of [`Self::row_group`]. Errors with `BadFile` where a number cannot be
+    /// quantised.
     pub async fn read_rows(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<u8>> {
         let source = &self.weights[tensor.file];
         let (group, row_bytes) = (tensor.row_group, tensor.stored_row_bytes());

@@ -213,15 +213,16 @@ pub(crate) fn k_pair(pairs: &[u8], at: usize) -> u8 {
     pairs[at / 128 * 32 + at % 32] >> (at / 32 % 4 * 2) & 3
 }
 
-/// Scale of the group `at` of a Q3_K block: four bits in one of bytes 0 to 7, two in one of bytes 8 to 11, 32 too large.
+/// Scale of the group `at` of a Q3_K block, stored 32 too large: four bits in one of bytes 0 to 7, two in one of bytes
+/// 8 to 11.
 pub(crate) fn q3_k_scale(packed: &[u8], at: usize) -> i8 {
     let low = packed[at % 8] >> (at / 8 * 4) & 15;
     let high = packed[8 + at % 4] >> (at / 4 * 2) & 3;
     (low | high << 4) as i8 - 32
 }
 
-/// `d (s - 32)` of the group `at` of an IQ4_XS block, exact: bytes 2 and 3 have the upper two bits of all s, bytes 4 to 7
-/// the lower four.
+/// `d (s - 32)` of the group `at` of an IQ4_XS block, exact: bytes 2 and 3 have the upper two bits of all s, bytes 4 to
+/// 7 the lower four.
 pub(crate) fn iq4_xs_scale(block: &[u8], at: usize) -> f32 {
     let low = block[4 + at / 2] >> (at % 2 * 4) & 15;
     let high = block[2 + at / 4] >> (at % 4 * 2) & 3;
