@@ -1,4 +1,5 @@
-// y[t, :] = w[tokens[t].id - first, :] for the tokens whose id lies in this part of the table, w in any weight format.
+// y[t, :] = scale · w[tokens[t].id - first, :] for the tokens whose id lies in this part of the table, w in any weight
+// format. Or, for a table of POSITIONS, y[t, :] += scale · w[tokens[t].position - first, :].
 //
 // One thread copies eight columns: columns along x, rows along y.
 struct Params {
@@ -9,7 +10,7 @@ struct Params {
     k8: u32,
     // Id of the part's first row.
     first: u32,
-    _pad: u32,
+    scale: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read> tokens: array<Token>;
@@ -22,12 +23,18 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     if (k8 >= params.k8 || row >= n_rows(params.rows)) {
         return;
     }
-    let id = tokens[row].id;
+    let id = select(tokens[row].id, tokens[row].position, POSITIONS == 1u);
     if (id < params.first || id >= params.first + params.n) {
         return;
     }
     let pair = weight_pair(id - params.first, k8);
     let at = (row * params.k8 + k8) * 2u;
-    y[at] = pair.lo;
-    y[at + 1u] = pair.hi;
+    var lo = params.scale * pair.lo;
+    var hi = params.scale * pair.hi;
+    if (POSITIONS == 1u) {
+        lo += y[at];
+        hi += y[at + 1u];
+    }
+    y[at] = lo;
+    y[at + 1u] = hi;
 }

@@ -1,5 +1,6 @@
 // y[t, c] = x[t, c] · rstd[t] · weight[c],  rstd[t] = 1 / sqrt(mean_c x[t, c]² + eps).   arXiv 1910.07467
-// xa[t, i] = Σ_c y[t, c] a[i, c]: with LoRA, the low-rank values of the linears that read y.
+// xa[t, i] = Σ_c y[t, c] a[i, c]: with LoRA, the low-rank values of the linears that read y. A norm after a block adds
+// the residual instead.
 //
 // One thread a row; f32 sums, four interleaved partial sums a row. Workgroups along y: the first writes y and rstd, each
 // further one eight columns of xa, for which it takes the sum of squares again rather than wait.
@@ -41,6 +42,6 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
     let r = rstd_of(squares);
     rstd[row] = r;
     for (var c = 0u; c < params.stride4; c += 1u) {
-        y[start + c] = x[start + c] * r * weight[c];
+        y[start + c] = residual_at(start + c) + x[start + c] * r * weight[c];
     }
 }

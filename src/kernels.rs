@@ -7,12 +7,15 @@ pub mod attention_backward;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;
+pub mod layer_norm;
+pub mod layer_norm_backward;
 pub mod lora_grad;
 pub mod loss_sum;
 #[cfg(test)]
 mod math;
 pub mod matmul;
 pub mod probe;
+pub mod qk_norm;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;

@@ -11,12 +11,12 @@ mod linear;
 mod mlp;
 mod norm;
 
-pub use attention::{Attention, AttentionSaved, KvCache, Rope};
-pub use frozen::{Frozen, Loader};
+pub use attention::{Attention, AttentionSaved, KvCache, QkNorm, Rope};
+pub use frozen::{Frozen, Loader, NormKind};
 pub use head::Head;
 pub use linear::{Linear, LowRank};
 pub use mlp::{Mlp, MlpSaved};
-pub use norm::{NormSaved, RmsNorm};
+pub use norm::{Norm, NormSaved};
 
 use crate::Result;
 use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice, Step, Variant};

@@ -1,16 +1,26 @@
-//! Models: one file for each `model_type`, forward and backward as a list of layer calls.
+//! Models: one file for each `model_type`, which is a recipe for the decoder they all are.
 
 mod config;
+mod decoder;
+mod gemma3_text;
+mod gpt2;
 mod llama;
+mod mistral;
+mod phi3;
+mod qwen2;
+mod qwen3;
 
-pub use config::{Config, RopeScaling};
+pub use config::{Config, RopeScaling, Rotary};
 
 use crate::gpu::{Gpu, Recording, Slice};
 use crate::io::Checkpoint;
 use crate::kernels::Matrix;
 use crate::layers::{BatchView, KvCache, Loader};
 use crate::lora::{AdapterView, ModuleGroup};
-use crate::{Error, Result};
+use crate::Result;
+use config::Fields;
+use decoder::{Decoder, Recipe};
+use serde_json::{Map, Value};
 
 /// What every architecture can record.
 pub trait Architecture {
@@ -50,19 +60,27 @@ pub async fn load(
     context_length: usize,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Box<dyn Architecture>> {
-    let file = checkpoint.config_file();
-    // First of all, so that another architecture is not blamed for lacking llama's fields.
-    match Config::model_type(file, checkpoint.config())? {
-        "llama" => {
-            let config = Config::parse(file, checkpoint.config())?;
-            let context_length = context_length.min(config.max_position_embeddings);
-            let loader = Loader::new(gpu, checkpoint, progress);
-            Ok(Box::new(llama::Llama::load(gpu, config, context_length, loader).await?))
+    let recipe = recipe(checkpoint.config_file(), checkpoint.config())?;
+    let loader = Loader::new(gpu, checkpoint, progress);
+    Ok(Box::new(Decoder::load(gpu, recipe, context_length, loader).await?))
+}
+
+/// What the fields of `file` ask for.
+fn recipe(file: &str, config: &Map<String, Value>) -> Result<Recipe> {
+    let fields = Fields { file, map: config };
+    let recipe = match Config::model_type(file, config)? {
+        "gemma3_text" => gemma3_text::recipe,
+        "gpt2" => gpt2::recipe,
+        "llama" => llama::recipe,
+        "mistral" => mistral::recipe,
+        "phi3" => phi3::recipe,
+        "qwen2" => qwen2::recipe,
+        "qwen3" => qwen3::recipe,
+        other => {
+            let message =
+                format!("it is '{other}', supported are gemma3_text, gpt2, llama, mistral, phi3, qwen2 and qwen3");
+            return Err(fields.unsupported("model_type", message));
         }
-        other => Err(Error::Unsupported {
-            file: file.to_owned(),
-            field: "model_type".into(),
-            message: format!("it is '{other}', supported is llama"),
-        }),
-    }
+    };
+    recipe(&fields)
 }

@@ -238,8 +238,14 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     for module in golden.names("merged.")? {
         let weight = checkpoint.read_f32(&format!("{module}.weight")).await?;
         let [a, b] = ["lora_A", "lora_B"].map(|factor| &trained.tensors[&format!("{module}.{factor}")]);
-        let ours = merged(&weight, a, b, trained.config.scaling());
-        worst.add("merged", &ours, &golden.f64s(&format!("merged.{module}"))?);
+        let mut ours = merged(&weight, a, b, trained.config.scaling());
+        let name = format!("merged.{module}");
+        if model.config().model_type == "gpt2" {
+            // transformers' Conv1D keeps [in, out].
+            let (rows, cols) = (b.rows, a.cols);
+            ours = (0..rows * cols).map(|at| ours[at % rows * cols + at / rows]).collect();
+        }
+        worst.add("merged", &ours, &golden.f64s(&name)?);
     }
 
     let prompt = golden.ids("prompt");

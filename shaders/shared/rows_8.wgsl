@@ -54,12 +54,14 @@ fn add_products_apart(block: ptr<function, Block>, x: XRows, z: XRows, a: mat4x4
 }
 
 fn store_block(block: Block, row: u32, column: u32, end: u32) {
-    store(row, column, end, block.acc[0], block.acc[1]);
-    store(row + 1u, column, end, block.acc[2], block.acc[3]);
-    store(row + 2u, column, end, block.acc[4], block.acc[5]);
-    store(row + 3u, column, end, block.acc[6], block.acc[7]);
-    store(row + 4u, column, end, block.acc[8], block.acc[9]);
-    store(row + 5u, column, end, block.acc[10], block.acc[11]);
-    store(row + 6u, column, end, block.acc[12], block.acc[13]);
-    store(row + 7u, column, end, block.acc[14], block.acc[15]);
+    let lo = bias_at(column);
+    let hi = bias_at(column + 4u);
+    store(row, column, end, block.acc[0] + lo, block.acc[1] + hi);
+    store(row + 1u, column, end, block.acc[2] + lo, block.acc[3] + hi);
+    store(row + 2u, column, end, block.acc[4] + lo, block.acc[5] + hi);
+    store(row + 3u, column, end, block.acc[6] + lo, block.acc[7] + hi);
+    store(row + 4u, column, end, block.acc[8] + lo, block.acc[9] + hi);
+    store(row + 5u, column, end, block.acc[10] + lo, block.acc[11] + hi);
+    store(row + 6u, column, end, block.acc[12] + lo, block.acc[13] + hi);
+    store(row + 7u, column, end, block.acc[14] + lo, block.acc[15] + hi);
 }

@@ -182,9 +182,12 @@ pub async fn matmul_seconds(
     };
     let x = Matrix { slice: rec.external(&x), width: x_width };
     let result = Matrix { slice: rec.external(&y), width: y_width };
-    let product = if transposed { matmul_transposed } else { matmul };
     for _ in 0..repeats {
-        product(&mut rec, "product", Rows::TOKENS, x, &w, None, result, Store::Replace);
+        let (rows, store) = (Rows::TOKENS, Store::Replace);
+        match transposed {
+            false => matmul(&mut rec, "product", rows, x, &w, None, None, result, store),
+            true => matmul_transposed(&mut rec, "product", rows, x, &w, None, result, store),
+        }
     }
     let plan = Plan::new(gpu, &rec, |_, _| ()).await?;
     let step = Step { n_tokens: tokens as u32, ..Default::default() };

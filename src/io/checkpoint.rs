@@ -30,6 +30,8 @@ pub struct Tensor {
     pub(crate) offset: u64,
     /// Rows that llama.cpp reordered among themselves: a head of q or k. Else 1.
     pub(crate) row_group: usize,
+    /// The file has columns for rows: a weight of GPT-2's `Conv1D`.
+    pub(crate) transposed: bool,
 }
 
 impl Tensor {
@@ -156,7 +158,10 @@ impl Checkpoint {
         };
         let config: Map<String, Value> = serde_json::from_slice(&read_all(config_source, MAX_TEXT_BYTES).await?)
             .map_err(|error| bad_file(config_source.name(), error.to_string()))?;
-        let (tensors, weights, weights_file) = parts::open_safetensors(files).await?;
+        let (mut tensors, weights, weights_file) = parts::open_safetensors(files).await?;
+        if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
+            tensors.iter_mut().for_each(as_gpt2);
+        }
         let mut text = TextFiles::new();
         for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
             if let Some(file) = find(files, name)? {
@@ -179,10 +184,10 @@ impl Checkpoint {
     }
 
     /// The same model with its matrices of F32, F16 and BF16 made into blocks as they are read. Those whose rows are no
-    /// whole blocks stay as they are, as do vectors and what is in blocks already.
+    /// whole blocks stay as they are, as do vectors, what is in blocks already and, as in llama.cpp, tables of positions.
     pub fn quantized(mut self, to: Quantization) -> Self {
         let whole_blocks = |cols: usize| cols > 0 && cols.is_multiple_of(to.dtype().block_len());
-        for tensor in self.tensors.values_mut() {
+        for tensor in self.tensors.values_mut().filter(|tensor| !tensor.name.ends_with("wpe.weight")) {
             if tensor.stored.block_len() == 1 && tensor.shape.len() == 2 && whole_blocks(tensor.cols()) {
                 tensor.dtype = to.dtype();
             }
@@ -251,17 +256,23 @@ impl Checkpoint {
             ));
         }
         let too_large = || bad_file(source.name(), format!("rows {rows:?} of '{}' are too large", tensor.name));
-        let size = rows.len().checked_mul(row_bytes).ok_or_else(too_large)?;
-        let offset = tensor.offset + rows.start as u64 * row_bytes as u64;
-        let stored = read_exact(source, offset, size).await?;
-        let stored = if group == 1 { stored } else { unpermute(&stored, row_bytes, group) };
+        let stored = if tensor.transposed {
+            let size = tensor.rows().checked_mul(row_bytes).ok_or_else(too_large)?;
+            let stored = read_exact(source, tensor.offset, size).await?;
+            transpose(&stored, tensor.stored.block_bytes(), tensor.rows(), rows)
+        } else {
+            let size = rows.len().checked_mul(row_bytes).ok_or_else(too_large)?;
+            let offset = tensor.offset + rows.start as u64 * row_bytes as u64;
+            let stored = read_exact(source, offset, size).await?;
+            if group == 1 { stored } else { unpermute(&stored, row_bytes, group) }
+        };
         match self.quantization {
             Some(to) if tensor.dtype != tensor.stored => self.quantize(tensor, to, &stored),
             _ => Ok(stored),
         }
     }
 
-    /// Rows of a tensor as the file has them, quantised one by one, and what that costs counted.
+    /// Rows of a tensor in its file's format, quantised one by one, and what that costs counted.
     fn quantize(&self, tensor: &Tensor, to: Quantization, stored: &[u8]) -> Result<Vec<u8>> {
         let (mut blocks, mut loss) = (vec![], Loss::default());
         for row in stored.chunks_exact(tensor.stored_row_bytes()) {
@@ -287,6 +298,25 @@ impl Checkpoint {
 
     async fn read_tensor_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(dequantize(tensor.dtype, &self.read_rows(tensor, 0..tensor.rows()).await?))
+    }
+}
+
+/// Columns `columns` of rows of `width` plain numbers, as rows.
+fn transpose(stored: &[u8], number_bytes: usize, width: usize, columns: Range<usize>) -> Vec<u8> {
+    let number = |at: usize| &stored[at * number_bytes..][..number_bytes];
+    let height = stored.len() / (width * number_bytes).max(1);
+    columns.flat_map(|column| (0..height).flat_map(move |row| number(row * width + column))).copied().collect()
+}
+
+/// What files of GPT-2 have otherwise than transformers writes them today: names without the first module's, and weights
+/// of `Conv1D`, `[in, out]` where a linear has `[out, in]`.
+fn as_gpt2(tensor: &mut Tensor) {
+    if !tensor.name.starts_with("transformer.") && !tensor.name.starts_with("lm_head.") {
+        tensor.name.insert_str(0, "transformer.");
+    }
+    if ["c_attn.weight", "c_proj.weight", "c_fc.weight"].iter().any(|end| tensor.name.ends_with(end)) {
+        tensor.transposed = true;
+        tensor.shape.reverse();
     }
 }
 

@@ -212,7 +212,7 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
             }
         };
         let Entry { dtype, file, offset, .. } = *entry;
-        tensors.push(Tensor { name, dtype, stored: dtype, shape, file, offset, row_group });
+        tensors.push(Tensor { name, dtype, stored: dtype, shape, file, offset, row_group, transposed: false });
     }
     Ok(tensors)
 }

@@ -45,7 +45,7 @@ impl AttentionShape {
     }
 
     /// Columns of queries and of keys.
-    pub(super) fn widths(&self) -> (usize, usize) {
+    pub(crate) fn widths(&self) -> (usize, usize) {
         (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim)
     }
 

@@ -52,10 +52,12 @@ pub enum Store {
     Add,
     /// `y = residual + …`, with a residual as wide as `y`.
     Residual(Matrix),
-    /// `y = …` is gate and up, interleaved, and this matrix becomes `silu(gate) · up`.
-    Swiglu(Matrix),
-    /// The product is the gradient on `silu(gate) · up`; `y` becomes that on gate and up, interleaved as they are here.
-    SwigluBackward {
+    /// `y = …` is gate and up, interleaved, and this matrix becomes `act(gate) · up`.
+    Gated(Activation, Matrix),
+    /// The product is the gradient on `act(gate) · up`; `y` becomes that on gate and up, interleaved as they are here.
+    GatedBackward {
+        /// Of the gate.
+        act: Activation,
         /// As the forward pass wrote it.
         gate_up: Matrix,
         /// Earlier terms of the sum lie in `y`.
@@ -63,28 +65,85 @@ pub enum Store {
         /// No more terms follow.
         finish: bool,
     },
+    /// `y = …`, and this matrix becomes `act(y)`.
+    Activated(Activation, Matrix),
+    /// The product is the gradient on `act(x)`; `y` becomes that on `x`.
+    ActivatedBackward {
+        /// The function.
+        act: Activation,
+        /// `x`, as the forward pass wrote it.
+        before: Matrix,
+        /// Earlier terms of the sum lie in `y`.
+        add: bool,
+        /// No more terms follow.
+        finish: bool,
+    },
+}
+
+/// An activation function, all of the form `x · sigmoid(inner(x))`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// GELU by its tanh (arXiv 1606.08415): transformers' `gelu_pytorch_tanh` and `gelu_new`.
+    GeluTanh,
+}
+
+impl Activation {
+    fn shader(self) -> [&'static str; 2] {
+        let inner = match self {
+            Self::Silu => include_str!("../../shaders/shared/act_silu.wgsl"),
+            Self::GeluTanh => include_str!("../../shaders/shared/act_gelu_tanh.wgsl"),
+        };
+        [include_str!("../../shaders/shared/math.wgsl"), inner]
+    }
 }
 
 impl Store {
-    fn shader(self) -> &'static [&'static str] {
-        match self {
-            Self::Replace | Self::Add => &[include_str!("../../shaders/shared/store_sum.wgsl")],
-            Self::Residual(_) => &[include_str!("../../shaders/shared/store_residual.wgsl")],
-            Self::Swiglu(_) => &[
-                include_str!("../../shaders/shared/math.wgsl"),
-                include_str!("../../shaders/shared/store_swiglu.wgsl"),
-            ],
-            Self::SwigluBackward { .. } => &[
-                include_str!("../../shaders/shared/math.wgsl"),
-                include_str!("../../shaders/shared/store_swiglu_backward.wgsl"),
-            ],
-        }
+    fn shader(self) -> Vec<&'static str> {
+        let (act, store) = match self {
+            Self::Replace | Self::Add => (None, include_str!("../../shaders/shared/store_sum.wgsl")),
+            Self::Residual(_) => (None, include_str!("../../shaders/shared/store_residual.wgsl")),
+            Self::Gated(act, _) => (Some(act), include_str!("../../shaders/shared/store_gated.wgsl")),
+            Self::GatedBackward { act, .. } => {
+                (Some(act), include_str!("../../shaders/shared/store_gated_backward.wgsl"))
+            }
+            Self::Activated(act, _) => (Some(act), include_str!("../../shaders/shared/store_activated.wgsl")),
+            Self::ActivatedBackward { act, .. } => {
+                (Some(act), include_str!("../../shaders/shared/store_activated_backward.wgsl"))
+            }
+        };
+        act.map(Activation::shader).into_iter().flatten().chain([store]).collect()
     }
 
     fn other(self) -> Option<Matrix> {
         match self {
             Self::Replace | Self::Add => None,
-            Self::Residual(other) | Self::Swiglu(other) | Self::SwigluBackward { gate_up: other, .. } => Some(other),
+            Self::Residual(other) | Self::Gated(_, other) | Self::Activated(_, other) => Some(other),
+            Self::GatedBackward { gate_up, .. } => Some(gate_up),
+            Self::ActivatedBackward { before, .. } => Some(before),
+        }
+    }
+
+    /// The same for one of several products that are terms of one sum: whether `add`ed to those before, whether the
+    /// last.
+    pub fn term(mut self, is_later: bool, is_last: bool) -> Self {
+        match &mut self {
+            Self::Replace if is_later => self = Self::Add,
+            Self::GatedBackward { add, finish, .. } | Self::ActivatedBackward { add, finish, .. } => {
+                (*add, *finish) = (is_later, is_last);
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// (earlier terms of the sum lie in `y`, no more follow)
+    fn terms(self) -> (bool, bool) {
+        match self {
+            Self::Add => (true, true),
+            Self::GatedBackward { add, finish, .. } | Self::ActivatedBackward { add, finish, .. } => (add, finish),
+            _ => (false, true),
         }
     }
 }
@@ -92,6 +151,7 @@ impl Store {
 impl MatmulParams {
     fn new(rows: Rows, x: Matrix, w: &Weight, tail: Option<Tail>, y: Matrix, store: Store) -> Self {
         let stride4 = |matrix: Matrix| matrix.stride() as u32 / 4;
+        let (accumulate, finish) = store.terms();
         Self {
             rows,
             n: w.rows as u32,
@@ -100,8 +160,8 @@ impl MatmulParams {
             x_stride4: stride4(x),
             y_stride4: stride4(y),
             other_stride4: store.other().map_or(0, stride4),
-            accumulate: matches!(store, Store::Add | Store::SwigluBackward { add: true, .. }).into(),
-            finish: (!matches!(store, Store::SwigluBackward { finish: false, .. })).into(),
+            accumulate: accumulate.into(),
+            finish: finish.into(),
             tail_rank: 0,
             tail_x_stride4: tail.map_or(0, |tail| stride4(tail.x)),
             tail_w_stride4: tail.map_or(0, |tail| super::stride(tail.w_cols) as u32 / 4),
@@ -111,7 +171,8 @@ impl MatmulParams {
     }
 }
 
-/// `y[t, w.first_row + j] = Σ_k x[t, k] w[j, k]` plus the tail, for the token or target `rows`.
+/// `y[t, w.first_row + j] = Σ_k x[t, k] w[j, k]` plus the tail and the `bias` (f32, as long as a row of `y`, pads zero),
+/// for the token or target `rows`.
 ///
 /// `x` is `[rows, w.cols]`, `y` at least `w.first_row + w.rows` wide.
 pub fn matmul(
@@ -121,6 +182,7 @@ pub fn matmul(
     x: Matrix,
     w: &Weight,
     tail: Option<Tail>,
+    bias: Option<Slice>,
     y: Matrix,
     store: Store,
 ) {
@@ -129,7 +191,7 @@ pub fn matmul(
     params.tail_rank = tail.map_or(0, |tail| tail.w_cols as u32);
     let constants = tail.map_or_else(|| Segments::one(0).constants(), |tail| tail.segments.constants());
     let flops = 2 * (w.rows * (w.cols + params.tail_rank as usize)) as u64;
-    dispatch(rec, label, Direction::Forward, constants, params, x, w, tail, y, store, w.rows, flops);
+    dispatch(rec, label, Direction::Forward, constants, params, x, w, tail, bias, y, store, w.rows, flops);
 }
 
 /// `y[t, k] = Σ_j x[t, w.first_row + j] w[j, k]` plus the tail: the gradient on a linear's input from that on its output.
@@ -145,13 +207,13 @@ pub fn matmul_transposed(
     y: Matrix,
     store: Store,
 ) {
-    let y_width = if store.other().is_some() { y.width / 2 } else { y.width };
+    let y_width = if matches!(store, Store::GatedBackward { .. }) { y.width / 2 } else { y.width };
     assert_eq!(super::stride(y_width), super::stride(w.cols), "{label}: columns of y and of the weight");
     let mut params = MatmulParams::new(rows, x, w, tail, y, store);
     params.tail_rank = tail.map_or(0, |tail| tail.x.width as u32);
     let flops = 2 * ((w.rows + params.tail_rank as usize) * w.cols) as u64;
     let constants = Segments::one(0).constants();
-    dispatch(rec, label, Direction::Transposed, constants, params, x, w, tail, y, store, w.cols, flops);
+    dispatch(rec, label, Direction::Transposed, constants, params, x, w, tail, None, y, store, w.cols, flops);
 }
 
 /// The gradient on `x Aᵀ`, without LoRA's scale, of all adapted linears of a product: `y[t, slot + i] = Σ_j dy[t, j] b[j, i]`
@@ -170,6 +232,7 @@ pub fn lora_dxa(rec: &mut Recording, label: &str, dy: Matrix, b: Slice, r: usize
         params,
         dy,
         &w,
+        None,
         None,
         y,
         Store::Replace,
@@ -194,6 +257,7 @@ fn dispatch(
     x: Matrix,
     w: &Weight,
     tail: Option<Tail>,
+    bias: Option<Slice>,
     y: Matrix,
     store: Store,
     y_cols: usize,
@@ -231,6 +295,10 @@ fn dispatch(
         include_str!("../../shaders/shared/segments.wgsl"),
         include_str!("../../shaders/shared/product.wgsl"),
         tail_shader,
+        match bias {
+            Some(_) => include_str!("../../shaders/shared/bias.wgsl"),
+            None => include_str!("../../shaders/shared/bias_none.wgsl"),
+        },
         rows_shader,
     ];
     parts.extend(store.shader());
@@ -265,6 +333,7 @@ fn dispatch(
         .chain([x.slice, y.slice])
         .chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w]))
         .chain(store.other().map(|other| other.slice))
+        .chain(bias)
         .collect();
     // Rows and columns of a workgroup.
     let (tall, wide) = match (tiled, down) {
@@ -298,8 +367,10 @@ mod tests {
         Replace,
         Add,
         Residual,
-        Swiglu,
-        SwigluBackward { add: bool, finish: bool },
+        Gated,
+        GatedBackward { add: bool, finish: bool },
+        Activated,
+        ActivatedBackward { add: bool, finish: bool },
     }
     use Kind::*;
 
@@ -317,17 +388,28 @@ mod tests {
         k: usize,
         rank: usize,
         kind: Kind,
+        act: Activation,
+        bias: bool,
     }
 
     impl Spec {
         fn new(transposed: bool, dtype: DType, n_tokens: usize, n: usize, k: usize, rank: usize, kind: Kind) -> Self {
             let (widths, layout, adapted) = (vec![n], Layout::SideBySide, vec![rank > 0]);
-            Self { transposed, dtype, n_tokens, widths, layout, adapted, k, rank, kind }
+            let (act, bias) = (Activation::Silu, false);
+            Self { transposed, dtype, n_tokens, widths, layout, adapted, k, rank, kind, act, bias }
+        }
+
+        fn gelu(self) -> Self {
+            Self { act: Activation::GeluTanh, ..self }
+        }
+
+        fn biased(self) -> Self {
+            Self { bias: true, ..self }
         }
 
         /// A single linear may be as wide as it likes; several are padded to eights.
         fn n(&self) -> usize {
-            if self.widths.len() == 1 { self.widths[0] } else { self.layout.width(&self.widths) }
+            if self.widths.len() == 1 && self.layout == Layout::SideBySide { self.widths[0] } else { self.layout.width(&self.widths) }
         }
 
         fn has_tail(&self) -> bool {
@@ -353,6 +435,7 @@ mod tests {
         let width = |index: usize| stride(spec.widths[index]);
         let index = match spec.layout {
             Layout::Interleaved => c / 4 % 2,
+            Layout::Halves => 0,
             Layout::SideBySide => {
                 (0..spec.widths.len()).find(|&i| c < (0..=i).map(width).sum()).unwrap_or(spec.widths.len() - 1)
             }
@@ -391,33 +474,55 @@ mod tests {
         y
     }
 
-    /// silu and its derivative.
-    fn silu(x: f64) -> (f64, f64) {
-        let s = 1.0 / (1.0 + (-x).exp());
-        (x * s, s * (1.0 + x * (1.0 - s)))
+    /// The function and its derivative.
+    fn act(act: Activation, x: f64) -> (f64, f64) {
+        match act {
+            Activation::Silu => {
+                let s = 1.0 / (1.0 + (-x).exp());
+                (x * s, s * (1.0 + x * (1.0 - s)))
+            }
+            Activation::GeluTanh => {
+                let c = (2.0 / std::f64::consts::PI).sqrt();
+                let tanh = (c * (x + 0.044715 * x.powi(3))).tanh();
+                let slope = (1.0 - tanh * tanh) * c * (1.0 + 3.0 * 0.044715 * x * x);
+                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * slope)
+            }
+        }
     }
 
     /// What `kind` makes of a product of rows `width` wide (a multiple of eight): y, and h where there is one. `y` and
     /// `other` are what was there before.
-    fn stored(kind: Kind, width: usize, product: &[f64], y: &[f64], other: &[f64]) -> (Vec<f64>, Option<Vec<f64>>) {
+    fn stored(
+        (kind, f): (Kind, Activation),
+        width: usize,
+        product: &[f64],
+        y: &[f64],
+        other: &[f64],
+    ) -> (Vec<f64>, Option<Vec<f64>>) {
         let sum = |a: &[f64]| product.iter().zip(a).map(|(p, a)| p + a).collect();
         match kind {
             Replace => (product.to_vec(), None),
             Add => (sum(y), None),
             Residual => (sum(other), None),
-            Swiglu => {
+            Gated => {
                 let eights = product.chunks(8);
-                let h = eights.flat_map(|eight| (0..4).map(|i| silu(eight[i]).0 * eight[i + 4])).collect();
+                let h = eights.flat_map(|eight| (0..4).map(|i| act(f, eight[i]).0 * eight[i + 4])).collect();
                 (product.to_vec(), Some(h))
             }
-            SwigluBackward { add, finish } => {
+            Activated => (product.to_vec(), Some(product.iter().map(|&x| act(f, x).0).collect())),
+            ActivatedBackward { add, finish } => {
+                let dh = if add { sum(y) } else { product.to_vec() };
+                let slope = |(dh, &x): (&f64, &f64)| if finish { dh * act(f, x).1 } else { *dh };
+                (dh.iter().zip(other).map(slope).collect(), None)
+            }
+            GatedBackward { add, finish } => {
                 let mut out = y.to_vec();
                 for (at, &d) in product.iter().enumerate() {
                     let (row, c) = (at / width, at % width);
                     let gate = row * 2 * width + c / 4 * 8 + c % 4;
                     let dh = d + if add { y[gate] } else { 0.0 };
                     if finish {
-                        let (value, slope) = silu(other[gate]);
+                        let (value, slope) = act(f, other[gate]);
                         (out[gate], out[gate + 4]) = (dh * other[gate + 4] * slope, dh * value);
                     } else {
                         out[gate] = dh;
@@ -437,38 +542,46 @@ mod tests {
         let (values, scales) = repack(spec.dtype, &blocks, k);
         let (x_width, product_width) = if spec.transposed { (n, k) } else { (k, n) };
         // Where gate and up are the result, their matrix is twice as wide.
-        let backward = matches!(spec.kind, SwigluBackward { .. });
-        let y_width = if backward { 2 * stride(product_width) } else { product_width };
+        let gated_backward = matches!(spec.kind, GatedBackward { .. });
+        let y_width = if gated_backward { 2 * stride(product_width) } else { product_width };
         let x = random_matrix(n_tokens, x_width, 2);
         let y = match spec.kind {
-            Add | SwigluBackward { add: true, .. } => random_matrix(n_tokens, y_width, 3),
+            Add | GatedBackward { add: true, .. } | ActivatedBackward { add: true, .. } => random_matrix(n_tokens, y_width, 3),
             // Columns that are not written stay.
-            SwigluBackward { finish: false, .. } => vec![7.0; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
+            GatedBackward { finish: false, .. } => vec![7.0; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
             _ => vec![f32::NAN; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
         };
-        let other_width = if spec.kind == Swiglu { y_width / 2 } else { y_width };
+        let writes_h = matches!(spec.kind, Gated | Activated);
+        let other_width = if spec.kind == Gated { y_width / 2 } else { y_width };
         let other = random_matrix(n_tokens, other_width, 6);
         let [tail_columns, tail_rows, tail_cols] = spec.tail_sizes();
         let tail_x = random_matrix(n_tokens, tail_columns, 4);
         let tail_w = random_matrix(tail_rows, tail_cols, 5);
 
         let w = f64s(&pad_rows(&dequantize(spec.dtype, &blocks), k));
-        let product = products(&spec, &f64s(&x), &w, &f64s(&tail_x), &f64s(&tail_w));
+        let mut product = products(&spec, &f64s(&x), &w, &f64s(&tail_x), &f64s(&tail_w));
+        let bias = random_matrix(1, y_width, 7);
+        if spec.bias {
+            let columns = bias[..stride(y_width)].iter().cycle();
+            product.iter_mut().zip(columns).for_each(|(y, &b)| *y += f64::from(b));
+        }
         let rows = n_tokens * stride(y_width);
         let width = stride(product_width);
-        let (expected, h) = stored(spec.kind, width, &product, &f64s(&y)[..rows], &f64s(&other));
+        let (expected, h) = stored((spec.kind, spec.act), width, &product, &f64s(&y)[..rows], &f64s(&other));
 
         let [x_at, y_at, tail_x_at, tail_w_at] = [&x, &y, &tail_x, &tail_w].map(|values| case.buffer(values));
         let (values_at, scales_at) = (case.buffer(&values), case.buffer(&scales));
-        let other_at = if spec.kind == Swiglu { case.output(other.len()) } else { case.buffer(&other) };
+        let other_at = if writes_h { case.output(other.len()) } else { case.buffer(&other) };
+        let bias_at = case.buffer(&bias);
         // Weights reach 1 in magnitude, 2.5 in the widest block types; tail products scale·strength = 1.5.
         let sum = Tolerance::sum(x_width + tail_columns, 2.5);
         // Gate and up multiply each other, and both may reach the root of their number of terms.
         let grown = ((x_width + tail_columns) as f64).sqrt();
-        let swiglu = Tolerance { abs: 2.0 * grown * sum.abs, rel: sum.rel };
-        case.expect(y_at, expected, if backward { swiglu } else { sum });
+        let activated = Tolerance { abs: 2.0 * grown * sum.abs, rel: sum.rel };
+        let backward = gated_backward || matches!(spec.kind, ActivatedBackward { .. });
+        case.expect(y_at, expected, if backward { activated } else { sum });
         if let Some(h) = h {
-            case.expect(other_at, h, swiglu);
+            case.expect(other_at, h, activated);
         }
         case.record(move |rec, b| {
             let format = WeightFormat::of(spec.dtype);
@@ -487,11 +600,19 @@ mod tests {
                 Replace => Store::Replace,
                 Add => Store::Add,
                 Residual => Store::Residual(other),
-                Swiglu => Store::Swiglu(other),
-                SwigluBackward { add, finish } => Store::SwigluBackward { gate_up: other, add, finish },
+                Gated => Store::Gated(spec.act, other),
+                GatedBackward { add, finish } => Store::GatedBackward { act: spec.act, gate_up: other, add, finish },
+                Activated => Store::Activated(spec.act, other),
+                ActivatedBackward { add, finish } => {
+                    Store::ActivatedBackward { act: spec.act, before: other, add, finish }
+                }
             };
-            let run = if spec.transposed { matmul_transposed } else { matmul };
-            run(rec, "product", Rows::TOKENS, matrix(x_at, x_width), &w, tail, matrix(y_at, y_width), store);
+            let (x, y) = (matrix(x_at, x_width), matrix(y_at, y_width));
+            if spec.transposed {
+                matmul_transposed(rec, "product", Rows::TOKENS, x, &w, tail, y, store);
+            } else {
+                matmul(rec, "product", Rows::TOKENS, x, &w, tail, spec.bias.then_some(b[bias_at]), y, store);
+            }
         });
         case
     }
@@ -518,13 +639,13 @@ mod tests {
             }
             out
         };
-        // Gate and up by turns of four, then silu(gate) · up, weighed by c.
+        // Gate and up by turns of four, then act(gate) · up, weighed by c.
         let gate_up = |x: &[f64]| {
             let xa = low_rank(x, k, &|q, i| a[q * stride(k) + i]);
             products(&spec(false, Replace), x, &w, &xa, &b)
         };
         let loss = |x: &[f64]| -> f64 {
-            let (_, h) = stored(Swiglu, n, &gate_up(x), &[], &[]);
+            let (_, h) = stored((Gated, Activation::GeluTanh), n, &gate_up(x), &[], &[]);
             h.unwrap_or_default().iter().zip(c.chunks(8).flat_map(|row| &row[..n / 2])).map(|(h, c)| h * c).sum()
         };
         let dh: Vec<f64> = c.chunks(8).flat_map(|row| row[..n / 2].to_vec()).collect();
@@ -534,7 +655,7 @@ mod tests {
             .flat_map(|(dh, gate_up)| {
                 let mut both = vec![0.0; 8];
                 for (i, dh) in dh.iter().enumerate() {
-                    let (value, slope) = silu(gate_up[i]);
+                    let (value, slope) = act(Activation::GeluTanh, gate_up[i]);
                     (both[i], both[i + 4]) = (dh * gate_up[i + 4] * slope, dh * value);
                 }
                 both
@@ -596,12 +717,18 @@ mod tests {
             if transposed {
                 specs.push(several(&[20, 20], &[true, true], turns, t, 12, 9, Replace));
                 for (add, finish) in [(false, true), (false, false), (true, true)] {
-                    specs.push(new(DType::F32, t, 31, 77, 3, SwigluBackward { add, finish }));
+                    specs.push(new(DType::F32, t, 31, 77, 3, GatedBackward { add, finish }));
+                    specs.push(new(DType::F32, t, 31, 77, 3, ActivatedBackward { add, finish }).gelu());
                 }
+                specs.push(new(DType::F32, t, 31, 77, 3, GatedBackward { add: false, finish: true }).gelu());
             } else {
-                specs.push(several(&[20, 20], &[false, true], turns, t, 12, 3, Swiglu));
-                specs.push(several(&[77, 77], &[true, true], turns, t, 40, 9, Swiglu));
-                specs.push(several(&[80, 80], &[false, false], turns, t, 40, 1, Swiglu));
+                specs.push(several(&[20, 20], &[false, true], turns, t, 12, 3, Gated).gelu());
+                specs.push(several(&[77, 77], &[true, true], turns, t, 40, 9, Gated));
+                specs.push(several(&[80, 80], &[false, false], turns, t, 40, 1, Gated));
+                specs.push(several(&[156], &[true], Layout::Halves, t, 40, 3, Gated));
+                specs.push(new(DType::F32, t, 77, 31, 3, Activated).gelu().biased());
+                specs.push(several(&[60, 20, 20], &[true, false, true], beside, t, 44, 5, Replace).biased());
+                specs.push(new(DType::Q8_0, t, 45, 64, 0, Residual).biased());
             }
         }
         specs.iter().map(case).collect()

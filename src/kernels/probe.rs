@@ -139,7 +139,7 @@ impl Trial {
             [&x_at, &dy_at, &xa_at, &b_at, &dya_at, &a_at, &y, &dx].map(|buffer| rec.external(buffer));
         let tail = Tail { x: matrix(xa_in, rank), w: b_in, w_cols: rank, scale: 1.0, segments: Segments::one(rank) };
         let (x_in, y_out) = (matrix(x_in, k), matrix(y_out, n));
-        matmul(&mut rec, "probe", Rows::TOKENS, x_in, &w, Some(tail), y_out, Store::Replace);
+        matmul(&mut rec, "probe", Rows::TOKENS, x_in, &w, Some(tail), None, y_out, Store::Replace);
         let tail = Tail { x: matrix(dya_in, rank), w: a_in, w_cols: k, scale: 1.0, segments: Segments::one(rank) };
         let (dy_in, dx_out) = (matrix(dy_in, n), matrix(dx_out, k));
         matmul_transposed(&mut rec, "probe.dx", Rows::TOKENS, dy_in, &w, Some(tail), dx_out, Store::Replace);

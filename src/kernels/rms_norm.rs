@@ -23,9 +23,24 @@ impl RmsNormParams {
     }
 }
 
+/// What else becomes of a norm's result.
+#[derive(Debug, Clone, Copy)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// It is multiplied by the low-rank factors of the linears that read it: `xa = y aᵀ`.
+    Project {
+        /// `[xa.width, stride(width)]`.
+        a: Slice,
+        /// `[rows, a multiple of eight]`.
+        xa: Matrix,
+    },
+    /// It is added to a residual as wide.
+    Add(Matrix),
+}
+
 /// Normalises `rows` of `x` into `y` and keeps `rstd` `[rows]` for the backward pass. `weight` is `[stride(width)]`.
-/// With `project`, `(a, xa)`, also multiplies the result by the low-rank factors of the linears that read it:
-/// `xa = y aᵀ`, `a` `[xa.width, stride(width)]`, `xa.width` a multiple of eight.
+/// What comes after says what else becomes of the result.
 pub fn rms_norm(
     rec: &mut Recording,
     label: &str,
@@ -35,21 +50,24 @@ pub fn rms_norm(
     eps: f32,
     y: Matrix,
     rstd: Slice,
-    project: Option<(Slice, Matrix)>,
+    after: After,
 ) {
     assert_eq!(x.width, y.width, "{label}: widths of x and y");
-    let project_shader = match project {
-        Some(_) => include_str!("../../shaders/shared/project_lora.wgsl"),
-        None => include_str!("../../shaders/shared/project_none.wgsl"),
+    let (after_shader, slices, columns, xa_stride) = match after {
+        After::Nothing => (include_str!("../../shaders/shared/project_none.wgsl"), vec![], 0, 0),
+        After::Project { a, xa } => {
+            (include_str!("../../shaders/shared/project_lora.wgsl"), vec![a, xa.slice], xa.width, xa.stride())
+        }
+        After::Add(residual) => {
+            (include_str!("../../shaders/shared/project_residual.wgsl"), vec![residual.slice], 0, 0)
+        }
     };
-    let shader = Shader::new("rms_norm", &[], &[include_str!("../../shaders/rms_norm.wgsl"), project_shader]);
+    let shader = Shader::new("rms_norm", &[], &[include_str!("../../shaders/rms_norm.wgsl"), after_shader]);
     let mut params = RmsNormParams::new(rows, x.width, eps);
-    params.xa_stride4 = project.map_or(0, |(_, xa)| xa.stride() as u32 / 4);
-    let columns = project.map_or(0, |(_, xa)| xa.width);
+    params.xa_stride4 = xa_stride as u32 / 4;
     // One thread a row; a row of workgroups for the norm, and one for eight columns of xa.
     let grid = [Extent::Rows { rows, per: 64 }, Extent::Fixed(1 + columns as u32 / 8), Extent::Fixed(1)];
-    let bindings: Vec<Slice> =
-        [x.slice, weight, y.slice, rstd].into_iter().chain(project.iter().flat_map(|&(a, xa)| [a, xa.slice])).collect();
+    let bindings: Vec<Slice> = [x.slice, weight, y.slice, rstd].into_iter().chain(slices).collect();
     rec.dispatch(label, &shader, &bindings, &params, grid, (rows, ((4 + 2 * columns) * x.width) as u64));
 }
 
@@ -79,9 +97,9 @@ mod tests {
     use crate::gpu::Step;
     use crate::kernels::testing::*;
 
-    fn case(n_tokens: usize, width: usize, columns: usize) -> Case {
+    fn case(n_tokens: usize, width: usize, columns: usize, add: bool) -> Case {
         let mut case = Case::new(
-            format!("{n_tokens}x{width}, {columns} low-rank columns"),
+            format!("{n_tokens}x{width}, {columns} low-rank columns, added {add}"),
             Step { n_tokens: n_tokens as u32, ..Default::default() },
         );
         let x = random_matrix(n_tokens, width, 1);
@@ -94,18 +112,25 @@ mod tests {
         let xa: Vec<f64> = (0..n_tokens * columns)
             .map(|at| row(&y, at / columns).iter().zip(row(&f64s(&a), at % columns)).map(|(y, a)| y * a).sum())
             .collect();
+        let residual = random_matrix(n_tokens, width, 4);
+        let y = y.iter().zip(f64s(&residual)).map(|(y, r)| if add { y + r } else { *y }).collect();
+        let residual_at = case.buffer(&residual);
         let (x_at, weight_at, a_at) = (case.buffer(&x), case.buffer(&weight), case.buffer(&a));
         let (y_at, rstd_at) = (case.output(x.len()), case.output(n_tokens));
         let xa_at = case.output(n_tokens.next_multiple_of(16) * columns);
         case.record(move |rec, b| {
             let matrix = |slice| Matrix { slice, width };
-            let project = (columns > 0).then_some((b[a_at], Matrix { slice: b[xa_at], width: columns }));
+            let after = match (add, columns) {
+                (true, _) => After::Add(matrix(b[residual_at])),
+                (false, 0) => After::Nothing,
+                (false, width) => After::Project { a: b[a_at], xa: Matrix { slice: b[xa_at], width } },
+            };
             let (x, y) = (matrix(b[x_at]), matrix(b[y_at]));
-            rms_norm(rec, "norm", params.rows, x, b[weight_at], params.eps, y, b[rstd_at], project);
+            rms_norm(rec, "norm", params.rows, x, b[weight_at], params.eps, y, b[rstd_at], after);
         });
-        // A sum of `width` squares below 1, then two roundings.
+        // A sum of `width` squares below 1, then two roundings; a residual may cancel what they were relative to.
         let tolerance = Tolerance { abs: 0.0, rel: 1e-6 };
-        case.expect(y_at, y, tolerance);
+        case.expect(y_at, y, Tolerance { abs: if add { 2e-6 } else { 0.0 }, ..tolerance });
         case.expect(rstd_at, rstd, tolerance);
         // Normalised values reach 1 / the root mean square of uniform ones.
         case.expect(xa_at, xa, Tolerance::sum(width, 2.0));
@@ -114,8 +139,16 @@ mod tests {
 
     kernel_test!(
         rms_norm_matches,
-        [(1, 8, 8), (1, 1, 0), (63, 72, 24), (64, 13, 8), (65, 576, 48), (130, 200, 0)]
-            .map(|(n, w, c)| case(n, w, c))
-            .into()
+        [
+            (1, 8, 8, false),
+            (1, 1, 0, false),
+            (63, 72, 24, false),
+            (64, 13, 8, false),
+            (65, 576, 48, false),
+            (130, 200, 0, false),
+            (19, 77, 0, true),
+        ]
+        .map(|(n, w, c, add)| case(n, w, c, add))
+        .into()
     );
 }

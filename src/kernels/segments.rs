@@ -15,12 +15,17 @@ pub enum Layout {
     SideBySide,
     /// Two of one width, by turns of four columns, so that one thread has the same columns of both.
     Interleaved,
+    /// One, whose two halves lie as two interleaved ones would.
+    Halves,
 }
 
 impl Layout {
     /// Columns of the output, pads included, for linears of these widths.
     pub fn width(self, widths: &[usize]) -> usize {
-        widths.iter().map(|&width| stride(width)).sum()
+        match self {
+            Self::SideBySide | Self::Interleaved => widths.iter().map(|&width| stride(width)).sum(),
+            Self::Halves => 2 * stride(widths[0] / 2),
+        }
     }
 
     /// The output's column for column `column` of linear `index`.
@@ -28,6 +33,10 @@ impl Layout {
         match self {
             Self::SideBySide => self.width(&widths[..index]) + column,
             Self::Interleaved => column / 4 * 8 + 4 * index + column % 4,
+            Self::Halves => {
+                let half = widths[0] / 2;
+                Self::Interleaved.column(&[half, half], column / half, column % half)
+            }
         }
     }
 }

@@ -5,6 +5,8 @@ use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice};
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::{AttentionBackward, attention_dkv, attention_dq};
 use crate::kernels::matmul::Store;
+use crate::kernels::qk_norm::{self, qk_norm, qk_norm_backward};
+use crate::kernels::rms_norm::After;
 use crate::kernels::rope::rope;
 use crate::kernels::rows::scatter_rows;
 use crate::kernels::{Columns, Matrix};
@@ -70,10 +72,21 @@ impl KvCache {
     }
 }
 
-/// Four linears round softmax attention.
+/// RMS norm of each query and key head.
+pub struct QkNorm {
+    /// f32 `[2, head_dim]`: weights of queries, of keys.
+    pub weight: Buffer,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Linears round softmax attention.
 pub struct Attention {
-    /// q_proj `[n_heads · head_dim, hidden_size]`, k_proj and v_proj `[n_kv_heads · head_dim, hidden_size]`, side by side.
+    /// q `[n_heads · head_dim, hidden_size]`, k and v `[n_kv_heads · head_dim, hidden_size]`, side by side; one linear of
+    /// all three in some architectures.
     pub qkv_proj: Linear,
+    /// Between qkv_proj and rotary positions.
+    pub qk_norm: Option<QkNorm>,
     /// `[hidden_size, n_heads · head_dim]`.
     pub o_proj: Linear,
     /// Heads and scale.
@@ -84,8 +97,9 @@ pub struct Attention {
 #[derive(Clone, Copy)]
 pub struct AttentionSaved {
     x: Matrix,
-    /// Queries and keys are rotated.
+    /// Queries and keys are normalised, where they are, and rotated.
     qkv: Matrix,
+    norm: Option<qk_norm::QkNorm>,
     out: Matrix,
     /// Log-sum-exp of the scores, and room for the backward pass's delta: pairs of f32 `[n_tokens, n_heads]`.
     lse_delta: Slice,
@@ -103,8 +117,8 @@ impl Attention {
         LowRank::new(rec, adapter, label, [&self.qkv_proj, &self.o_proj])
     }
 
-    /// What the norm before it is to multiply its result by.
-    pub fn projection(&self, adapter: &AdapterView, xa: Option<LowRank>) -> Option<(Slice, Matrix)> {
+    /// What the norm before it is to do with its result.
+    pub fn projection(&self, adapter: &AdapterView, xa: Option<LowRank>) -> After {
         self.qkv_proj.projection(adapter, LowRank::part(xa, 0))
     }
 
@@ -124,7 +138,15 @@ impl Attention {
         self.qkv_proj.forward(rec, adapter, "qkv_proj", x, LowRank::part(xa, 0), qkv, Store::Replace);
         let [q, mut k, mut v] = self.columns(qkv);
         let table = rec.external(&rotation.table);
-        rope(rec, "rope", self.shape, batch.tokens, table, q, k);
+        let norm = self.qk_norm.as_ref().map(|norm| {
+            let n = rec.capacity(Rows::TOKENS) * qk_norm::raw_width(self.shape);
+            let (weight, raw) = (rec.external(&norm.weight), rec.floats("qk", n as u64));
+            qk_norm::QkNorm { weight, eps: norm.eps, raw }
+        });
+        match norm {
+            Some(norm) => qk_norm(rec, "qk_norm", self.shape, batch.tokens, table, norm, q, k),
+            None => rope(rec, "rope", self.shape, batch.tokens, table, q, k),
+        }
         if let Some((cache, layer)) = cache {
             let (keys, values) = &cache.layers[layer];
             let rows = rec.external(&cache.rows);
@@ -138,23 +160,27 @@ impl Attention {
         let lse_delta = rec.floats("lse_delta", (2 * rec.capacity(Rows::TOKENS) * self.shape.n_heads) as u64);
         attention(rec, "attention", self.shape, batch.tokens, [q, k, v], out, lse_delta);
         self.o_proj.project(rec, adapter, "o_proj", out, LowRank::part(xa, 1));
-        AttentionSaved { x, qkv, out, lse_delta, xa }
+        AttentionSaved { x, qkv, norm, out, lse_delta, xa }
     }
 
     fn columns(&self, qkv: Matrix) -> [Columns; 3] {
-        [0, 1, 2].map(|index| self.qkv_proj.output(qkv, index))
+        if self.qkv_proj.modules.len() > 1 {
+            return [0, 1, 2].map(|index| self.qkv_proj.output(qkv, index));
+        }
+        // In one linear they follow each other without pads.
+        let (q, kv) = self.shape.widths();
+        [(0, q), (q, kv), (q + kv, kv)].map(|(first, width)| Columns { matrix: qkv, first, width })
     }
 
-    /// `residual` and attention's output.
+    /// Attention's output, stored as `store` says.
     pub fn output(
         &self,
         rec: &mut Recording,
         adapter: &AdapterView,
         saved: &AttentionSaved,
-        residual: Matrix,
+        store: Store,
     ) -> Matrix {
-        let y = matrix(rec, "out", Rows::TOKENS, residual.width);
-        let store = Store::Residual(residual);
+        let y = matrix(rec, "out", Rows::TOKENS, saved.x.width);
         self.o_proj.forward(rec, adapter, "o_proj", saved.out, LowRank::part(saved.xa, 1), y, store);
         y
     }
@@ -175,7 +201,7 @@ impl Attention {
         let inner = needs_dx || self.qkv_proj.is_adapted(adapter);
         let d_qkv = inner.then(|| {
             let d_out = matrix(rec, "d_attention", Rows::TOKENS, saved.out.width);
-            self.o_proj.backward(rec, adapter, "o_proj", dy, LowRank::part(dxa, 1), d_out, None);
+            self.o_proj.backward(rec, adapter, "o_proj", dy, LowRank::part(dxa, 1), d_out, Store::Replace);
             let backward = AttentionBackward {
                 shape: self.shape,
                 tokens: batch.tokens,
@@ -189,12 +215,16 @@ impl Attention {
             attention_dq(rec, "attention.dq", &backward);
             attention_dkv(rec, "attention.dkv", &backward);
             let d_qkv = backward.d_qkv;
+            if let Some(norm) = saved.norm {
+                let [dq, dk, _] = self.columns(d_qkv);
+                qk_norm_backward(rec, "qk_norm.dx", self.shape, norm, dq, dk);
+            }
             self.qkv_proj.backward_low_rank(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0));
             d_qkv
         });
         let dx = d_qkv.filter(|_| needs_dx).map(|d_qkv| {
             let dx = matrix(rec, "dx", Rows::TOKENS, saved.x.width);
-            self.qkv_proj.backward(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0), dx, None);
+            self.qkv_proj.backward(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0), dx, Store::Replace);
             dx
         });
         let linears = [(&self.qkv_proj, saved.x, d_qkv), (&self.o_proj, saved.out, Some(dy))];

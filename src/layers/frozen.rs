@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Linear, RmsNorm};
+use super::{Linear, Norm, QkNorm};
 use crate::gpu::{Buffer, Gpu, Recording};
 use crate::io::{Checkpoint, DType, Tensor, dequantize};
 use crate::kernels::segments::Layout;
@@ -69,6 +69,17 @@ impl Frozen {
     }
 }
 
+/// Kinds of norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMS norm.
+    Rms,
+    /// RMS norm by one more than the weight in the file.
+    RmsPlusOne,
+    /// Layer norm, with a bias.
+    Layer,
+}
+
 /// Streams a checkpoint's weights to the GPU and keeps count.
 pub struct Loader<'a> {
     gpu: &'a Gpu,
@@ -101,8 +112,9 @@ impl<'a> Loader<'a> {
         Ok(Frozen { rows, cols, parts })
     }
 
-    /// The linears `modules`, which read the same matrix, as one: each weight must be `[out_features, in_features]`.
-    pub async fn linear(&mut self, modules: Vec<ModuleShape>, layout: Layout) -> Result<Linear> {
+    /// The linears `modules`, which read the same matrix, as one: each weight must be `[out_features, in_features]`,
+    /// and, with a `bias`, each bias `[out_features]`.
+    pub async fn linear(&mut self, modules: Vec<ModuleShape>, layout: Layout, bias: bool) -> Result<Linear> {
         let cols = modules[0].in_features;
         let mut tensors = vec![];
         for module in &modules {
@@ -128,17 +140,54 @@ impl<'a> Loader<'a> {
                 }
             }
             // Rows of both lie in turn, so they must have one format: f32 holds every other exactly.
-            Layout::Interleaved => {
+            Layout::Interleaved | Layout::Halves => {
                 let format = if alike { format } else { WeightFormat::F32 };
                 let part_rows = self.part_rows(&tensors[0], format, 2)?;
+                let halves = match layout {
+                    Layout::Halves => [(&tensors[0], 0), (&tensors[0], widths[0] / 2)],
+                    _ => [(&tensors[0], 0), (&tensors[1], 0)],
+                };
                 for first in (0..rows).step_by(part_rows) {
                     let part = self.allocate(&modules[0].name, format, cols, first, part_rows.min(rows - first))?;
-                    self.fill_in_turn(&part, [&tensors[0], &tensors[1]]).await?;
+                    self.fill_in_turn(&part, halves).await?;
                     parts.push(part);
                 }
             }
         }
-        Ok(Linear { modules, layout, weight: Frozen { rows, cols, parts } })
+        let bias = if bias { Some(self.biases(&modules, layout).await?) } else { None };
+        Ok(Linear { modules, layout, weight: Frozen { rows, cols, parts }, bias })
+    }
+
+    /// The biases of `modules`, laid out as their outputs.
+    async fn biases(&mut self, modules: &[ModuleShape], layout: Layout) -> Result<Buffer> {
+        let widths: Vec<usize> = modules.iter().map(|module| module.out_features).collect();
+        let mut values = vec![0.0; layout.width(&widths)];
+        for (index, module) in modules.iter().enumerate() {
+            let bias = self.vector(&format!("{}.bias", module.name), module.out_features).await?;
+            for (column, value) in bias.into_iter().enumerate() {
+                values[layout.column(&widths, index, column)] = value;
+            }
+        }
+        self.upload(&format!("{}.bias", modules[0].name), &values)
+    }
+
+    /// The vector `name`, which must be `[len]`; empty on paper.
+    async fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.expect(name, &[len])?;
+        if self.gpu.is_paper() {
+            return Ok(vec![]);
+        }
+        let values = self.checkpoint.read_f32(name).await?;
+        self.count(tensor.size_bytes())?;
+        Ok(values)
+    }
+
+    fn upload(&self, name: &str, values: &[f32]) -> Result<Buffer> {
+        let buffer = Buffer::storage(self.gpu, name, values.len() as u64 * 4)?;
+        if !self.gpu.is_paper() {
+            buffer.write(self.gpu, 0, bytemuck::cast_slice(values));
+        }
+        Ok(buffer)
     }
 
     /// Bytes that a binding may have.
@@ -208,19 +257,23 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Writes four rows of one tensor and four of the other by turns; of each, those that belong in the part.
-    async fn fill_in_turn(&mut self, part: &Part, tensors: [&Tensor; 2]) -> Result<()> {
+    /// Writes four rows of one tensor and four of the other by turns, each from a row on; of each, those that belong in
+    /// the part.
+    async fn fill_in_turn(&mut self, part: &Part, halves: [(&Tensor, usize); 2]) -> Result<()> {
         if self.gpu.is_paper() {
             return Ok(());
         }
-        let cols = tensors[0].cols();
+        let [(tensor, at), (other, other_at)] = halves;
+        let cols = tensor.cols();
         let (value_bytes, scale_bytes) = part.format.row_bytes(cols);
-        let rows = part.first_row / 2..tensors[0].rows().min((part.first_row + part.rows) / 2);
-        let chunk_rows = self.chunk_rows(tensors[0]);
+        // Pads of the weight are no rows of the file.
+        let last = if tensor.name == other.name { other_at } else { tensor.rows() };
+        let rows = part.first_row / 2..last.min((part.first_row + part.rows) / 2);
+        let chunk_rows = self.chunk_rows(tensor);
         for start in rows.clone().step_by(chunk_rows) {
             let chunk = start..rows.end.min(start + chunk_rows);
-            let first = self.read(part, tensors[0], chunk.clone()).await?;
-            let second = self.read(part, tensors[1], chunk.clone()).await?;
+            let first = self.read(part, tensor, at + chunk.start..at + chunk.end).await?;
+            let second = self.read(part, other, other_at + chunk.start..other_at + chunk.end).await?;
             let in_turn = |a: &[u8], b: &[u8], row_bytes: u64| -> Vec<u8> {
                 // The last few rows may be fewer than four: their place is kept.
                 let four = 4 * row_bytes as usize;
@@ -240,6 +293,10 @@ impl<'a> Loader<'a> {
     }
 
     fn chunk_rows(&self, tensor: &Tensor) -> usize {
+        if tensor.transposed {
+            // Each read is of all of it.
+            return tensor.rows();
+        }
         let unit = self.unit(tensor);
         (CHUNK_BYTES / tensor.stored_row_bytes().max(1) / unit).max(1) * unit
     }
@@ -255,18 +312,38 @@ impl<'a> Loader<'a> {
         Ok(repack(DType::F32, bytemuck::cast_slice(&values), tensor.cols()))
     }
 
-    /// The RMS norm `module` over `width` columns.
-    pub async fn rms_norm(&mut self, module: &str, width: usize, eps: f32) -> Result<RmsNorm> {
+    /// The norm `module` over `width` columns: an RMS norm whose weight is that of the file and `offset`, or with a
+    /// bias a layer norm.
+    pub async fn norm(&mut self, module: &str, width: usize, eps: f32, kind: NormKind) -> Result<Norm> {
         let name = format!("{module}.weight");
-        let tensor = self.expect(&name, &[width])?;
-        let weight = Buffer::storage(self.gpu, &name, stride(width) as u64 * 4)?;
-        if !self.gpu.is_paper() {
-            let mut values = self.checkpoint.read_f32(&name).await?;
+        let weight = self.vector(&name, width).await?;
+        let offset = if kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 };
+        let padded = |values: Vec<f32>, offset: f32| {
+            let mut values: Vec<f32> = values.into_iter().map(|value| value + offset).collect();
             values.resize(stride(width), 0.0);
-            weight.write(self.gpu, 0, bytemuck::cast_slice(&values));
-            self.count(tensor.size_bytes())?;
+            values
+        };
+        let weight = self.upload(&name, &padded(weight, offset))?;
+        let bias = if kind == NormKind::Layer {
+            let name = format!("{module}.bias");
+            let values = self.vector(&name, width).await?;
+            Some(self.upload(&name, &padded(values, 0.0))?)
+        } else {
+            None
+        };
+        Ok(Norm { weight, bias, width, eps })
+    }
+
+    /// The norms `modules` of query and key heads.
+    pub async fn qk_norm(&mut self, modules: [&str; 2], head_dim: usize, eps: f32, kind: NormKind) -> Result<QkNorm> {
+        let offset = if kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 };
+        let mut values = vec![];
+        for module in modules {
+            values.extend(self.vector(&format!("{module}.weight"), head_dim).await?);
         }
-        Ok(RmsNorm { weight, width, eps })
+        values.iter_mut().for_each(|value| *value += offset);
+        values.resize(2 * head_dim, 0.0);
+        Ok(QkNorm { weight: self.upload(&format!("{}.weight", modules[0]), &values)?, eps })
     }
 
     /// Refuses files that hold more than the architecture asked for: ignoring a tensor would change the model.

@@ -1,11 +1,12 @@
 //! The end of the model: final norm, vocabulary, loss. It works only on rows that have a target, a few at a time, so
 //! that the logits of a batch never exist together.
 
-use super::{BatchView, Frozen, RmsNorm, matrix};
+use super::{BatchView, Frozen, Norm, matrix};
 use crate::gpu::{Recording, Rows, Slice};
 use crate::kernels::cross_entropy::cross_entropy;
 use crate::kernels::loss_sum::loss_sum;
 use crate::kernels::matmul::{Store, matmul, matmul_transposed};
+use crate::kernels::rms_norm::After;
 use crate::kernels::rows::{gather_rows, scatter_rows};
 use crate::kernels::{Matrix, ROW_PAD, stride};
 
@@ -15,7 +16,7 @@ const CHUNK_BYTES: usize = 16 << 20;
 /// Final norm and vocabulary.
 pub struct Head<'a> {
     /// The norm before it.
-    pub norm: &'a RmsNorm,
+    pub norm: &'a Norm,
     /// `[vocab_size, hidden_size]`.
     pub weight: &'a Frozen,
 }
@@ -26,9 +27,9 @@ impl Head<'_> {
         let rows = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", rows, hidden.width);
         gather_rows(rec, "rows", rows, batch.target_rows, hidden, gathered);
-        let (normed, _) = self.norm.forward(rec, "norm", rows, gathered, None);
+        let (normed, _) = self.norm.forward(rec, "norm", rows, gathered, After::Nothing);
         for weight in self.weight.weights(rec) {
-            matmul(rec, "lm_head", rows, normed, &weight, None, logits, Store::Replace);
+            matmul(rec, "lm_head", rows, normed, &weight, None, None, logits, Store::Replace);
         }
     }
 
@@ -38,7 +39,7 @@ impl Head<'_> {
         let all = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", all, hidden.width);
         gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
-        let (normed, saved) = self.norm.forward(rec, "norm", all, gathered, None);
+        let (normed, saved) = self.norm.forward(rec, "norm", all, gathered, After::Nothing);
         let d_normed = matrix(rec, "d_norm", all, hidden.width);
         let losses = rec.floats("losses", batch.max_targets as u64);
 
@@ -51,13 +52,12 @@ impl Head<'_> {
             let x = normed.rows_from(start);
             let dx = d_normed.rows_from(start);
             for weight in self.weight.weights(rec) {
-                matmul(rec, "lm_head", rows, x, &weight, None, logits, Store::Replace);
+                matmul(rec, "lm_head", rows, x, &weight, None, None, logits, Store::Replace);
             }
             cross_entropy(rec, "cross_entropy", rows, logits, batch.target_ids, losses);
-            let mut store = Store::Replace;
-            for weight in self.weight.weights(rec) {
-                matmul_transposed(rec, "lm_head.dx", rows, logits, &weight, None, dx, store);
-                store = Store::Add;
+            for (index, weight) in self.weight.weights(rec).iter().enumerate() {
+                let store = Store::Replace.term(index > 0, true);
+                matmul_transposed(rec, "lm_head.dx", rows, logits, weight, None, dx, store);
             }
         }
         loss_sum(rec, "loss", losses, metrics);

@@ -4,15 +4,16 @@
 //! `dB += s dyᵀ xa`, `dA += s dxaᵀ x`, `dx = dy W + s dxa A`. Nothing of the size of W is formed.
 
 use super::Frozen;
-use crate::gpu::{Recording, Rows, Slice};
+use crate::gpu::{Buffer, Recording, Rows, Slice};
 use crate::kernels::lora_grad::{LoraGroup, lora_grad};
 use crate::kernels::matmul::{Store, Tail, lora_dxa, matmul, matmul_transposed};
+use crate::kernels::rms_norm::After;
 use crate::kernels::segments::Layout;
 use crate::kernels::weight::Weight;
 use crate::kernels::{Columns, Matrix};
 use crate::lora::{AdapterView, LoraFactors, ModuleShape};
 
-/// Linears without bias whose outputs lie in one matrix.
+/// Linears whose outputs lie in one matrix.
 pub struct Linear {
     /// Names, as Hugging Face's module paths, and shapes.
     pub modules: Vec<ModuleShape>,
@@ -20,6 +21,8 @@ pub struct Linear {
     pub layout: Layout,
     /// `[width, in_features]`.
     pub weight: Frozen,
+    /// f32 `[width]`, laid out as the outputs are.
+    pub bias: Option<Buffer>,
 }
 
 /// The low-rank values (`x Aᵀ`, or their gradient) of two linears that follow each other, in one buffer.
@@ -54,12 +57,12 @@ impl Linear {
     pub fn project(&self, rec: &mut Recording, adapter: &AdapterView, label: &str, x: Matrix, xa: Option<Matrix>) {
         let Some((lora, xa)) = self.factors(adapter).zip(xa) else { return };
         let a = Weight::f32(lora.a, xa.width, self.weight.cols());
-        matmul(rec, &format!("{label}.lora_A"), Rows::TOKENS, x, &a, None, xa, Store::Replace);
+        matmul(rec, &format!("{label}.lora_A"), Rows::TOKENS, x, &a, None, None, xa, Store::Replace);
     }
 
-    /// What a norm whose result they read is to be multiplied by, and where that goes.
-    pub fn projection(&self, adapter: &AdapterView, xa: Option<Matrix>) -> Option<(Slice, Matrix)> {
-        self.factors(adapter).zip(xa).map(|(lora, xa)| (lora.a, xa))
+    /// What a norm whose result they read is to do with it.
+    pub fn projection(&self, adapter: &AdapterView, xa: Option<Matrix>) -> After {
+        self.factors(adapter).zip(xa).map_or(After::Nothing, |(lora, xa)| After::Project { a: lora.a, xa })
     }
 
     /// `y` from `x` and `xa = x Aᵀ`.
@@ -80,8 +83,9 @@ impl Linear {
             scale: lora.scaling,
             segments: lora.segments,
         });
+        let bias = self.bias.as_ref().map(|bias| rec.external(bias));
         for weight in self.weight.weights(rec) {
-            matmul(rec, label, Rows::TOKENS, x, &weight, tail, y, store);
+            matmul(rec, label, Rows::TOKENS, x, &weight, tail, bias, y, store);
         }
     }
 
@@ -98,7 +102,7 @@ impl Linear {
         lora_dxa(rec, &format!("{label}.dxa"), dy, lora.b, lora.r, lora.segments, dxa);
     }
 
-    /// The gradient on the input: written to `dx`, or, with the matrix that [`Store::Swiglu`] left, that on gate and up.
+    /// The gradient on the input, written to `dx`; or, as `store` says, that on what the input was made of.
     pub fn backward(
         &self,
         rec: &mut Recording,
@@ -107,7 +111,7 @@ impl Linear {
         dy: Matrix,
         dxa: Option<Matrix>,
         dx: Matrix,
-        gate_up: Option<Matrix>,
+        store: Store,
     ) {
         let mut tail = self.factors(adapter).zip(dxa).map(|(lora, dxa)| Tail {
             x: dxa,
@@ -118,13 +122,7 @@ impl Linear {
         });
         let weights = self.weight.weights(rec);
         for (index, weight) in weights.iter().enumerate() {
-            // The parts of a weight are terms of one sum.
-            let (add, finish) = (index > 0, index + 1 == weights.len());
-            let store = match (gate_up, add) {
-                (Some(gate_up), _) => Store::SwigluBackward { gate_up, add, finish },
-                (None, false) => Store::Replace,
-                (None, true) => Store::Add,
-            };
+            let store = store.term(index > 0, index + 1 == weights.len());
             matmul_transposed(rec, &format!("{label}.dx"), Rows::TOKENS, dy, weight, tail.take(), dx, store);
         }
     }

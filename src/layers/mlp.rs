@@ -1,15 +1,19 @@
-//! The gated feed-forward block: `down(silu(gate(x)) · up(x))` (arXiv 2002.05202).
+//! The feed-forward block: `down(act(gate(x)) · up(x))` (arXiv 2002.05202), or without a gate `down(act(up(x)))`.
 
 use super::{Linear, LowRank, matrix};
-use crate::gpu::{Recording, Rows, Slice};
+use crate::gpu::{Recording, Rows};
 use crate::kernels::Matrix;
-use crate::kernels::matmul::Store;
+use crate::kernels::matmul::{Activation, Store};
+use crate::kernels::rms_norm::After;
+use crate::kernels::segments::Layout;
 use crate::lora::AdapterView;
 
-/// Three linears round a SwiGLU.
+/// Linears round an activation.
 pub struct Mlp {
-    /// gate_proj and up_proj, interleaved: `[intermediate_size, hidden_size]` each.
+    /// gate and up, interleaved: `[intermediate_size, hidden_size]` each; without a gate only up.
     pub gate_up_proj: Linear,
+    /// The function.
+    pub act: Activation,
     /// `[hidden_size, intermediate_size]`.
     pub down_proj: Linear,
 }
@@ -19,7 +23,7 @@ pub struct Mlp {
 pub struct MlpSaved {
     x: Matrix,
     gate_up: Matrix,
-    /// `silu(gate) · up`.
+    /// `act(gate) · up`, or `act(up)`.
     h: Matrix,
     xa: Option<LowRank>,
 }
@@ -35,8 +39,12 @@ impl Mlp {
         LowRank::new(rec, adapter, label, [&self.gate_up_proj, &self.down_proj])
     }
 
-    /// What the norm before it is to multiply its result by.
-    pub fn projection(&self, adapter: &AdapterView, xa: Option<LowRank>) -> Option<(Slice, Matrix)> {
+    fn is_gated(&self) -> bool {
+        self.gate_up_proj.layout != Layout::SideBySide
+    }
+
+    /// What the norm before it is to do with its result.
+    pub fn projection(&self, adapter: &AdapterView, xa: Option<LowRank>) -> After {
         self.gate_up_proj.projection(adapter, LowRank::part(xa, 0))
     }
 
@@ -44,16 +52,15 @@ impl Mlp {
     pub fn inner(&self, rec: &mut Recording, adapter: &AdapterView, x: Matrix, xa: Option<LowRank>) -> MlpSaved {
         let gate_up = matrix(rec, "gate_up", Rows::TOKENS, self.gate_up_proj.width());
         let h = matrix(rec, "h", Rows::TOKENS, self.down_proj.weight.cols());
-        let store = Store::Swiglu(h);
+        let store = if self.is_gated() { Store::Gated(self.act, h) } else { Store::Activated(self.act, h) };
         self.gate_up_proj.forward(rec, adapter, "gate_up_proj", x, LowRank::part(xa, 0), gate_up, store);
         self.down_proj.project(rec, adapter, "down_proj", h, LowRank::part(xa, 1));
         MlpSaved { x, gate_up, h, xa }
     }
 
-    /// `residual` and the block's output.
-    pub fn output(&self, rec: &mut Recording, adapter: &AdapterView, saved: &MlpSaved, residual: Matrix) -> Matrix {
-        let y = matrix(rec, "out", Rows::TOKENS, residual.width);
-        let store = Store::Residual(residual);
+    /// The block's output, stored as `store` says.
+    pub fn output(&self, rec: &mut Recording, adapter: &AdapterView, saved: &MlpSaved, store: Store) -> Matrix {
+        let y = matrix(rec, "out", Rows::TOKENS, saved.x.width);
         self.down_proj.forward(rec, adapter, "down_proj", saved.h, LowRank::part(saved.xa, 1), y, store);
         y
     }
@@ -73,12 +80,17 @@ impl Mlp {
         let inner = needs_dx || gate_up.is_adapted(adapter);
         let d_gate_up = inner.then(|| matrix(rec, "d_gate_up", Rows::TOKENS, gate_up.width()));
         if let Some(d) = d_gate_up {
-            down.backward(rec, adapter, "down_proj", dy, LowRank::part(dxa, 1), d, Some(saved.gate_up));
+            let (act, before, add, finish) = (self.act, saved.gate_up, false, true);
+            let store = match self.is_gated() {
+                true => Store::GatedBackward { act, gate_up: before, add, finish },
+                false => Store::ActivatedBackward { act, before, add, finish },
+            };
+            down.backward(rec, adapter, "down_proj", dy, LowRank::part(dxa, 1), d, store);
             gate_up.backward_low_rank(rec, adapter, "gate_up_proj", d, LowRank::part(dxa, 0));
         }
         let dx = d_gate_up.filter(|_| needs_dx).map(|d| {
             let dx = matrix(rec, "dx", Rows::TOKENS, saved.x.width);
-            gate_up.backward(rec, adapter, "gate_up_proj", d, LowRank::part(dxa, 0), dx, None);
+            gate_up.backward(rec, adapter, "gate_up_proj", d, LowRank::part(dxa, 0), dx, Store::Replace);
             dx
         });
         let linears = [(gate_up, saved.x, d_gate_up), (down, saved.h, Some(dy))];

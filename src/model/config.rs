@@ -24,48 +24,68 @@ pub struct Config {
     pub num_key_value_heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
-    /// Added to the mean square in RMS norm.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// How rotary frequencies are changed for long contexts.
-    pub rope_scaling: Option<RopeScaling>,
     /// True when the head is the embedding table.
     pub tie_word_embeddings: bool,
     /// Positions the model was made for.
     pub max_position_embeddings: usize,
 }
 
-/// `rope_type` `llama3`: low frequencies are divided by `factor`, those between the two bounds partly.
+/// Defaults of transformers that are not the same for all architectures.
+pub(super) struct Defaults {
+    /// None for `hidden_size / num_attention_heads`.
+    pub(super) head_dim: Option<usize>,
+    pub(super) tie_word_embeddings: bool,
+    pub(super) max_position_embeddings: usize,
+}
+
+/// Rotary frequencies: their base and how they are changed for long contexts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RopeScaling {
-    /// Divisor of the low frequencies.
-    pub factor: f64,
-    /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are low frequencies.
-    pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are left alone.
-    pub high_freq_factor: f64,
-    /// Context the model was first trained with.
-    pub original_max_position_embeddings: f64,
+pub struct Rotary {
+    /// Base of the frequencies.
+    pub rope_theta: f64,
+    /// None for `rope_type` `default`.
+    pub scaling: Option<RopeScaling>,
+}
+
+/// A `rope_type` besides `default`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// `linear`: all frequencies are divided by the factor.
+    Linear {
+        /// Divisor of the frequencies.
+        factor: f64,
+    },
+    /// `llama3`: low frequencies are divided by `factor`, those between the two bounds partly.
+    Llama3 {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are low frequencies.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are left alone.
+        high_freq_factor: f64,
+        /// Context the model was first trained with.
+        original_max_position_embeddings: f64,
+    },
 }
 
 /// Reads fields of one JSON object and says which is wrong.
-struct Fields<'a> {
-    file: &'a str,
-    map: &'a Map<String, Value>,
+pub(super) struct Fields<'a> {
+    /// Named in errors.
+    pub(super) file: &'a str,
+    pub(super) map: &'a Map<String, Value>,
 }
 
 impl Fields<'_> {
-    fn bad(&self, name: &str, message: impl std::fmt::Display) -> Error {
+    pub(super) fn bad(&self, name: &str, message: impl std::fmt::Display) -> Error {
         Error::BadFile { file: self.file.to_owned(), message: format!("{name} {message}") }
     }
 
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
     /// A count from 1 to `max`.
-    fn count(&self, name: &str, default: Option<usize>, max: usize) -> Result<usize> {
+    pub(super) fn count(&self, name: &str, default: Option<usize>, max: usize) -> Result<usize> {
         let value = match (self.get(name), default) {
             (Some(value), _) => {
                 value.as_u64().ok_or_else(|| self.bad(name, format!("is {value}, not a whole number")))?
@@ -79,8 +99,29 @@ impl Fields<'_> {
         Ok(value as usize)
     }
 
+    /// A count from 1 to `max`, or nothing.
+    pub(super) fn count_or_none(&self, name: &str, max: usize) -> Result<Option<usize>> {
+        self.get(name).map(|_| self.count(name, None, max)).transpose()
+    }
+
+    /// Whether each layer has a sliding window, where `layer_types` says so.
+    pub(super) fn layer_types(&self, n_layers: usize) -> Result<Option<Vec<bool>>> {
+        let Some(value) = self.get("layer_types") else { return Ok(None) };
+        let list = value.as_array().filter(|list| list.len() == n_layers);
+        let list = list.ok_or_else(|| self.bad("layer_types", format!("is not a list of {n_layers} names")))?;
+        let kind = |value: &Value| match value.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => {
+                let message = format!("it has {value}, supported is 'full_attention' or 'sliding_attention'");
+                Err(self.unsupported("layer_types", message))
+            }
+        };
+        Ok(Some(list.iter().map(kind).collect::<Result<_>>()?))
+    }
+
     /// A finite number above 0.
-    fn positive(&self, name: &str, default: Option<f64>) -> Result<f64> {
+    pub(super) fn positive(&self, name: &str, default: Option<f64>) -> Result<f64> {
         let value = match (self.get(name), default) {
             (Some(value), _) => value.as_f64().ok_or_else(|| self.bad(name, format!("is {value}, not a number")))?,
             (None, Some(default)) => default,
@@ -92,8 +133,30 @@ impl Fields<'_> {
         Ok(value)
     }
 
-    /// A field that must have this value, or be absent.
-    fn only(&self, name: &str, allowed: &[Value]) -> Result<()> {
+    /// True or false.
+    pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.bad(name, format!("is {value}, not true or false"))),
+        }
+    }
+
+    /// The error that a field has a value that is not implemented.
+    pub(super) fn unsupported(&self, name: &str, message: String) -> Error {
+        Error::Unsupported { file: self.file.to_owned(), field: name.to_owned(), message }
+    }
+
+    /// Fields of the object `name`; none where it is absent.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'_>>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Fields { file: self.file, map })),
+            Some(_) => Err(self.bad(name, "is not an object")),
+        }
+    }
+
+    /// A field that must have one of these values, or be absent.
+    pub(super) fn only(&self, name: &str, allowed: &[Value]) -> Result<()> {
         match self.get(name) {
             Some(value) if !allowed.contains(value) => Err(Error::Unsupported {
                 file: self.file.to_owned(),
@@ -119,139 +182,176 @@ impl Config {
         }
     }
 
-    /// Checks and takes what the engine needs from the fields of `file`.
+    /// The sizes, under the names that most architectures have for them.
     ///
     /// Errors: `BadFile` for a missing, mistyped or impossible field, `Unsupported` for one that is not implemented.
-    pub fn parse(file: &str, map: &Map<String, Value>) -> Result<Self> {
-        let fields = Fields { file, map };
-        let model_type = Self::model_type(file, map)?.to_owned();
-        fields.only("hidden_act", &["silu".into()])?;
-        fields.only("attention_bias", &[false.into()])?;
-        fields.only("mlp_bias", &[false.into()])?;
-        fields.only("partial_rotary_factor", &[1.into(), 1.0.into()])?;
+    pub(super) fn parse(fields: &Fields, defaults: Defaults) -> Result<Self> {
         fields.only("quantization_config", &[])?;
-        fields.only("sliding_window", &[])?;
-        fields.only("layer_types", &[])?;
-
         let hidden_size = fields.count("hidden_size", None, 1 << 16)?;
         let num_attention_heads = fields.count("num_attention_heads", None, 1 << 10)?;
-        let num_key_value_heads = fields.count("num_key_value_heads", Some(num_attention_heads), 1 << 10)?;
-        if num_attention_heads % num_key_value_heads != 0 {
-            let message =
-                format!("is {num_key_value_heads}, which does not divide num_attention_heads {num_attention_heads}");
-            return Err(fields.bad("num_key_value_heads", message));
-        }
-        if fields.get("head_dim").is_none() && hidden_size % num_attention_heads != 0 {
-            let message = format!("is {hidden_size}, which num_attention_heads {num_attention_heads} does not divide");
-            return Err(fields.bad("hidden_size", message));
-        }
-        let head_dim = fields.count("head_dim", Some(hidden_size / num_attention_heads), 256)?;
-        if head_dim % 2 != 0 {
-            return Err(fields.bad("head_dim", format!("is {head_dim}, rotary positions need an even number")));
-        }
-        let (rope_theta, rope_scaling) = rope(&fields)?;
-        Ok(Self {
+        let head_dim = match (fields.get("head_dim"), defaults.head_dim) {
+            (None, None) => None,
+            (_, default) => Some(fields.count("head_dim", default, 256)?),
+        };
+        let config = Self {
+            model_type: Self::model_type(fields.file, fields.map)?.to_owned(),
             vocab_size: fields.count("vocab_size", None, 1 << 20)?,
             hidden_size,
             intermediate_size: fields.count("intermediate_size", None, 1 << 18)?,
             num_hidden_layers: fields.count("num_hidden_layers", None, 512)?,
             num_attention_heads,
-            num_key_value_heads,
-            head_dim,
-            rms_norm_eps: fields.positive("rms_norm_eps", Some(1e-6))? as f32,
-            rope_theta,
-            rope_scaling,
-            tie_word_embeddings: fields.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
-            max_position_embeddings: fields.count("max_position_embeddings", Some(2048), 1 << 24)?,
-            model_type,
-        })
+            num_key_value_heads: fields.count("num_key_value_heads", Some(num_attention_heads), 1 << 10)?,
+            head_dim: head_dim.unwrap_or(hidden_size / num_attention_heads),
+            tie_word_embeddings: fields.flag("tie_word_embeddings", defaults.tie_word_embeddings)?,
+            max_position_embeddings: fields.count(
+                "max_position_embeddings",
+                Some(defaults.max_position_embeddings),
+                1 << 24,
+            )?,
+        };
+        if head_dim.is_none() {
+            config.check_divides(fields, "hidden_size", "num_attention_heads")?;
+        }
+        config.check_heads(fields)?;
+        Ok(config)
     }
 
-    /// Rotary frequencies, f32 `[head_dim / 2]`, as transformers' `ROPE_INIT_FUNCTIONS` computes them.
-    pub fn inv_freq(&self) -> Vec<f32> {
-        let inv_freq = |pair: usize| {
-            let exponent = (2 * pair) as f32 / self.head_dim as f32;
-            1.0 / self.rope_theta.powf(f64::from(exponent)) as f32
-        };
-        let scaled = |inv_freq: f32, scaling: RopeScaling| {
-            let RopeScaling { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } = scaling;
-            let inv_freq = f64::from(inv_freq);
-            let wavelength = std::f64::consts::TAU / inv_freq;
-            let smooth = (original_max_position_embeddings / wavelength - low_freq_factor)
-                / (high_freq_factor - low_freq_factor);
-            let smooth = smooth.clamp(0.0, 1.0);
-            ((1.0 - smooth) * inv_freq / factor + smooth * inv_freq) as f32
-        };
-        (0..self.head_dim / 2)
-            .map(|pair| self.rope_scaling.map_or(inv_freq(pair), |scaling| scaled(inv_freq(pair), scaling)))
-            .collect()
+    /// Refuses heads that do not divide the width; the names are those of the two fields.
+    pub(super) fn check_divides(&self, fields: &Fields, width: &str, heads: &str) -> Result<()> {
+        if self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Ok(());
+        }
+        let (size, n) = (self.hidden_size, self.num_attention_heads);
+        Err(fields.bad(width, format!("is {size}, which {heads} {n} does not divide")))
+    }
+
+    /// Refuses heads that no kernel can do.
+    pub(super) fn check_heads(&self, fields: &Fields) -> Result<()> {
+        let (heads, kv_heads, head_dim) = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
+        if heads % kv_heads != 0 {
+            let message = format!("is {kv_heads}, which does not divide num_attention_heads {heads}");
+            return Err(fields.bad("num_key_value_heads", message));
+        }
+        if !(1..=256).contains(&head_dim) {
+            return Err(fields.bad("head_dim", format!("is {head_dim}, allowed is 1 to 256")));
+        }
+        if head_dim % 2 != 0 {
+            return Err(fields.bad("head_dim", format!("is {head_dim}, rotary positions need an even number")));
+        }
+        Ok(())
     }
 }
 
-/// Base and scaling: `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
-fn rope(fields: &Fields) -> Result<(f64, Option<RopeScaling>)> {
-    let empty = Map::new();
-    let nested = fields.get("rope_parameters").or_else(|| fields.get("rope_scaling"));
-    let nested = match nested {
-        None => &empty,
-        Some(Value::Object(map)) => map,
-        Some(_) => return Err(fields.bad("rope_parameters", "is not an object")),
-    };
-    let nested = Fields { file: fields.file, map: nested };
-    let theta = match nested.get("rope_theta") {
-        Some(_) => nested.positive("rope_theta", None)?,
-        None => fields.positive("rope_theta", Some(10_000.0))?,
-    };
-    nested.only("partial_rotary_factor", &[1.into(), 1.0.into()])?;
-    let kind = nested.get("rope_type").or_else(|| nested.get("type")).and_then(Value::as_str).unwrap_or("default");
-    match kind {
-        "default" => Ok((theta, None)),
-        "llama3" => {
-            let scaling = RopeScaling {
-                factor: nested.positive("factor", None)?,
-                low_freq_factor: nested.positive("low_freq_factor", None)?,
-                high_freq_factor: nested.positive("high_freq_factor", None)?,
-                original_max_position_embeddings: nested.positive("original_max_position_embeddings", None)?,
-            };
-            if scaling.high_freq_factor <= scaling.low_freq_factor {
-                return Err(nested.bad("high_freq_factor", "must be above low_freq_factor"));
-            }
-            Ok((theta, Some(scaling)))
+impl Rotary {
+    /// `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
+    pub(super) fn parse(fields: &Fields) -> Result<Self> {
+        let nested = match fields.object("rope_parameters")? {
+            None => fields.object("rope_scaling")?,
+            some => some,
+        };
+        let theta = |theta: Option<f64>| fields.positive("rope_theta", theta.or(Some(10_000.0)));
+        match nested {
+            None => Ok(Self { rope_theta: theta(None)?, scaling: None }),
+            Some(nested) if nested.get("rope_theta").is_some() => Self::parse_nested(&nested, 10_000.0),
+            Some(nested) => Self::parse_nested(&nested, theta(None)?),
         }
-        other => Err(Error::Unsupported {
-            file: fields.file.to_owned(),
-            field: "rope_type".into(),
-            message: format!("it is '{other}', supported is 'default' or 'llama3'"),
-        }),
+    }
+
+    /// The fields of one `rope_parameters` or `rope_scaling`.
+    pub(super) fn parse_nested(nested: &Fields, default_theta: f64) -> Result<Self> {
+        let rope_theta = nested.positive("rope_theta", Some(default_theta))?;
+        nested.only("partial_rotary_factor", &[1.into(), 1.0.into()])?;
+        let kind = nested.get("rope_type").or_else(|| nested.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let scaling = match kind {
+            "default" => None,
+            "linear" => Some(RopeScaling::Linear { factor: nested.positive("factor", None)? }),
+            "llama3" => {
+                let low_freq_factor = nested.positive("low_freq_factor", None)?;
+                let high_freq_factor = nested.positive("high_freq_factor", None)?;
+                if high_freq_factor <= low_freq_factor {
+                    return Err(nested.bad("high_freq_factor", "must be above low_freq_factor"));
+                }
+                Some(RopeScaling::Llama3 {
+                    factor: nested.positive("factor", None)?,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_max_position_embeddings: nested.positive("original_max_position_embeddings", None)?,
+                })
+            }
+            other => {
+                let message = format!("it is '{other}', supported is 'default', 'linear' or 'llama3'");
+                return Err(nested.unsupported("rope_type", message));
+            }
+        };
+        Ok(Self { rope_theta, scaling })
+    }
+
+    /// Frequencies, f32 `[head_dim / 2]`, as transformers' `ROPE_INIT_FUNCTIONS` computes them.
+    pub fn inv_freq(&self, head_dim: usize) -> Vec<f32> {
+        let inv_freq = |pair: usize| {
+            let exponent = (2 * pair) as f32 / head_dim as f32;
+            1.0 / self.rope_theta.powf(f64::from(exponent)) as f32
+        };
+        let scaled = |inv_freq: f32| match self.scaling {
+            None => inv_freq,
+            Some(RopeScaling::Linear { factor }) => inv_freq / factor as f32,
+            Some(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            }) => {
+                let inv_freq = f64::from(inv_freq);
+                let wavelength = std::f64::consts::TAU / inv_freq;
+                let smooth = (original_max_position_embeddings / wavelength - low_freq_factor)
+                    / (high_freq_factor - low_freq_factor);
+                let smooth = smooth.clamp(0.0, 1.0);
+                ((1.0 - smooth) * inv_freq / factor + smooth * inv_freq) as f32
+            }
+        };
+        (0..head_dim / 2).map(|pair| scaled(inv_freq(pair))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Recipe, recipe};
 
-    fn parse(change: Value) -> Result<Config> {
+    fn parse(change: Value) -> Result<Recipe> {
         let mut map = serde_json::json!({
             "model_type": "llama", "vocab_size": 311, "hidden_size": 72, "intermediate_size": 200,
             "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_act": "silu",
         });
         map.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        Config::parse("config.json", map.as_object().unwrap())
+        recipe("config.json", map.as_object().unwrap())
     }
 
     #[test]
     fn defaults_are_transformers_own() {
-        let config = parse(serde_json::json!({})).unwrap();
-        assert_eq!((config.head_dim, config.rms_norm_eps, config.rope_theta), (12, 1e-6, 10_000.0));
-        assert!(!config.tie_word_embeddings);
+        let llama = parse(serde_json::json!({})).unwrap();
+        assert_eq!((llama.config.head_dim, llama.norm_eps, llama.rotary[0].rope_theta), (12, 1e-6, 10_000.0));
+        assert!(!llama.config.tie_word_embeddings);
+        let qwen3 = parse(serde_json::json!({"model_type": "qwen3"})).unwrap();
+        assert_eq!(qwen3.config.head_dim, 128);
+        let windows = |change: Value| -> Vec<Option<usize>> {
+            parse(change).unwrap().layers.iter().map(|layer| layer.sliding_window).collect()
+        };
+        assert_eq!(windows(serde_json::json!({"model_type": "mistral"})), [Some(4096); 3]);
+        assert_eq!(windows(serde_json::json!({"model_type": "mistral", "sliding_window": null})), [None; 3]);
+        let gemma = serde_json::json!({"model_type": "gemma3_text", "sliding_window_pattern": 2, "sliding_window": 8});
+        assert_eq!(windows(gemma), [Some(8), None, Some(8)]);
+        let qwen2 = serde_json::json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8,
+            "max_window_layers": 1});
+        assert_eq!(windows(qwen2), [None, Some(8), Some(8)]);
     }
 
     #[test]
     fn what_is_not_implemented_is_refused_by_name() {
         for (field, value) in [
             ("hidden_act", serde_json::json!("gelu")),
-            ("attention_bias", true.into()),
-            ("mlp_bias", true.into()),
+            ("layer_types", serde_json::json!(["full_attention", "linear_attention", "full_attention"])),
+            ("model_type", "mamba".into()),
             ("sliding_window", 4096.into()),
             ("quantization_config", serde_json::json!({"bits": 4})),
             ("partial_rotary_factor", 0.5.into()),

@@ -1,5 +1,5 @@
-// The product is dh, the gradient on h = silu(gate) · up; y becomes that on gate and up, by turns of four columns:
-// d_up = dh · silu(gate),  d_gate = dh · up · s · (1 + gate · (1 - s)) with s = sigmoid(gate).
+// The product is dh, the gradient on h = act(gate) · up; y becomes that on gate and up, by turns of four columns:
+// d_up = dh · act(gate),  d_gate = dh · up · act'(gate).
 //
 // Where the sum has parts, those before the last wait in the places of d_gate.
 @group(0) @binding(8) var<storage, read> gate_up: array<vec4<f32>>;
@@ -14,9 +14,9 @@ fn store_four(at: u32, product: vec4<f32>) {
         return;
     }
     let gate = gate_up[at];
-    let s = sigmoid_vec4(gate);
+    let s = sigmoid_vec4(inner(gate));
     let d = dh * s;
-    y[at] = d * gate_up[at + 1u] * (1.0 + gate * (1.0 - s));
+    y[at] = d * gate_up[at + 1u] * (1.0 + gate * (1.0 - s) * inner_slope(gate));
     y[at + 1u] = d * gate;
 }
 

@@ -1,0 +1,3 @@
+fn bias_at(column: u32) -> vec4<f32> {
+    return vec4<f32>(0.0);
+}

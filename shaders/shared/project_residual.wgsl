@@ -1,0 +1,8 @@
+// A norm whose result is added to a residual of its width.
+@group(0) @binding(6) var<storage, read> residual: array<vec4<f32>>;
+
+fn project(row: u32, block: u32) {}
+
+fn residual_at(at: u32) -> vec4<f32> {
+    return residual[at];
+}

@@ -1,0 +1,13 @@
+// y = the product, and h = act(y).
+@group(0) @binding(8) var<storage, read_write> h: array<vec4<f32>>;
+
+fn store(row: u32, column: u32, end: u32, lo: vec4<f32>, hi: vec4<f32>) {
+    let at = row * params.y_stride4 + column / 4u;
+    let h_at = row * params.other_stride4 + column / 4u;
+    let kept_lo = zero_from(column, end, lo);
+    let kept_hi = zero_from(column + 4u, end, hi);
+    y[at] = kept_lo;
+    y[at + 1u] = kept_hi;
+    h[h_at] = kept_lo * sigmoid_vec4(inner(kept_lo));
+    h[h_at + 1u] = kept_hi * sigmoid_vec4(inner(kept_hi));
+}
