@@ -216,6 +216,26 @@ fn halves_are_quantised_as_their_values() {
     }
 }
 
+/// GPT-2's files have `[in, out]`: blocks lie along a linear's inputs all the same.
+#[test]
+fn transposed_weights_are_quantised_along_their_inputs() {
+    let (inputs, outputs) = (64, 6);
+    let value = |row: usize, column: usize| (row * 7 + column * 13) as f32 % 17.0 - 8.0;
+    let stored: Vec<f32> = (0..inputs * outputs).map(|at| value(at % outputs, at / outputs)).collect();
+    let weight: Vec<f32> = (0..inputs * outputs).map(|at| value(at / inputs, at % inputs)).collect();
+    let data = bytes(&stored);
+    let view = |shape: [usize; 2]| TensorView::new(Dtype::F32, shape.into(), &data).unwrap();
+    let views = [("h.0.mlp.c_fc.weight", view([inputs, outputs])), ("wpe.weight", view([outputs, inputs]))];
+    let config = ("config.json".to_owned(), br#"{"model_type": "gpt2"}"#.to_vec());
+    let files = sources([config, ("model.safetensors".to_owned(), safetensors::serialize(views, None).unwrap())]);
+    let model = pollster::block_on(Checkpoint::open(&files)).unwrap().quantized(Quantization::Q4_0);
+    let tensor = model.tensor("transformer.h.0.mlp.c_fc.weight").unwrap();
+    assert_eq!((tensor.shape.as_slice(), tensor.dtype), ([outputs, inputs].as_slice(), DType::Q4_0));
+    let rows = pollster::block_on(model.read_rows(tensor, 1..5)).unwrap();
+    assert_eq!(rows, quantize(Quantization::Q4_0, &weight[inputs..5 * inputs]));
+    assert_eq!(model.tensor("transformer.wpe.weight").unwrap().dtype, DType::F32, "as in llama.cpp");
+}
+
 #[test]
 fn numbers_that_blocks_cannot_hold_are_refused() {
     for (number, to) in [
