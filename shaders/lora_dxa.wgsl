@@ -1,4 +1,4 @@
-// y[t, slot + i] = Σ_j x[t, j] w[j, i]  over the columns j of the segment with that slot: LoRA's gradient d(x Aᵀ) without
+// y[t, slot + i] = factor · Σ_j x[t, j] w[j, i]  over the columns j of the segment with that slot: LoRA's gradient d(x Aᵀ) without
 // its scale, from x = dy [rows, ..] and w = B [.., r] of linears that lie in one matrix.
 //
 // f32 sums. One thread computes ROWS rows × 8 columns, workgroups along y are blocks of eight columns of y.
@@ -27,6 +27,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
             j = params.segments.ends[segment - 1u];
         }
     }
+    let factor = params.segments.factors[workgroup_id.y / params.k8];
     var block: Block;
     let last = params.n - 1u;
     for (; j < end; j += step_columns) {
@@ -36,7 +37,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
         let w3 = weight_pair(min(j + 3u, last), k8);
         let lo = transpose(mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo));
         let hi = transpose(mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi));
-        add_products(&block, x_rows(row, j / 4u), lo, hi);
+        add_products(&block, x_rows(row, j / 4u), factor * lo, factor * hi);
     }
     let column = 8u * workgroup_id.y;
     store_block(block, row, column, column + 8u);

@@ -1,5 +1,5 @@
 // y[t, c] = x[t, c] · rstd[t] · weight[c],  rstd[t] = 1 / sqrt(mean_c x[t, c]² + eps).   arXiv 1910.07467
-// xa[t, i] = Σ_c y[t, c] a[i, c]: with LoRA, the low-rank values of the linears that read y. A norm after a block adds
+// xa[t, i] = factor · Σ_c y[t, c] a[i, c]: with LoRA, the low-rank values of the linears that read y. A norm after a block adds
 // the residual instead.
 //
 // One thread a row; f32 sums, four interleaved partial sums a row. Workgroups along y: the first writes y and rstd, each
@@ -11,6 +11,12 @@ struct Params {
     stride4: u32,
     eps: f32,
     xa_stride4: u32,
+    // Blocks of eight columns in a slot of xa, and the factor of each slot.
+    slot8: u32,
+    _pad0: u32,
+    _pad1: u32,
+    _pad2: u32,
+    factors: vec4<f32>,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;

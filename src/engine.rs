@@ -4,13 +4,14 @@
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{
-    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, Quantization, QuantizationError, Tensor,
-    Tokenizer,
+    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, ModuleNames, Quantization,
+    QuantizationError, Tensor, Tokenizer,
 };
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
@@ -88,29 +89,73 @@ pub struct LoraOptions {
     pub lora_alpha: f32,
     /// Scaling is `lora_alpha / sqrt(r)`.
     pub use_rslora: bool,
-    /// Kinds of linears; all that there are where not given.
-    pub target_modules: Option<Vec<String>>,
+    /// Names of linears, or a pattern; all that there are where not given, or where it is `all-linear`.
+    pub target_modules: Option<ModuleNames>,
+    /// Those of them that are left alone.
+    pub exclude_modules: Option<ModuleNames>,
+    /// The only layers that are adapted.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Other ranks, by the end of a module's path (a pattern).
+    pub rank_pattern: Map<String, Value>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: Map<String, Value>,
     /// Of A.
     pub seed: u64,
 }
 
 impl Default for LoraOptions {
     fn default() -> Self {
-        Self { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules: None, seed: 0 }
+        Self {
+            r: 8,
+            lora_alpha: 16.0,
+            use_rslora: false,
+            target_modules: None,
+            exclude_modules: None,
+            layers_to_transform: None,
+            rank_pattern: Map::new(),
+            alpha_pattern: Map::new(),
+            seed: 0,
+        }
     }
 }
 
 impl LoraOptions {
-    /// What PEFT would write, for the model `base` with linears in these `groups`.
-    fn config(self, base: &str, groups: &[ModuleGroup]) -> LoraConfig {
-        LoraConfig {
+    /// What PEFT would write, for the model `base` of `model_type` with linears in these `groups`.
+    fn config(self, base: &str, model_type: &str, groups: &[ModuleGroup]) -> Result<LoraConfig> {
+        let target_modules = match self.target_modules {
+            None => ModuleNames::Names(kinds(groups)),
+            Some(ModuleNames::Pattern(all)) if all == "all-linear" => ModuleNames::Names(kinds(groups)),
+            Some(modules) => modules,
+        };
+        Ok(LoraConfig {
             r: self.r,
             lora_alpha: self.lora_alpha,
             use_rslora: self.use_rslora,
-            target_modules: self.target_modules.unwrap_or_else(|| kinds(groups)),
+            target_modules,
+            exclude_modules: self.exclude_modules,
+            layers_to_transform: self.layers_to_transform,
+            rank_pattern: by_pattern("rankPattern", self.rank_pattern, |value| Some(value.as_u64()? as usize))?,
+            alpha_pattern: by_pattern("alphaPattern", self.alpha_pattern, |value| Some(value.as_f64()? as f32))?,
+            // transformers' GPT-2 keeps its weights so, and peft wants to be told.
+            fan_in_fan_out: model_type == "gpt2",
             base_model_name_or_path: Some(base.to_owned()),
-        }
+        })
     }
+}
+
+/// Numbers above 0 by pattern, in the order in which they were given.
+fn by_pattern<T: PartialOrd + Default>(
+    name: &str,
+    pairs: Map<String, Value>,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>> {
+    let read = |(pattern, value): (String, Value)| match read(&value).filter(|number| *number > T::default()) {
+        Some(number) => Ok((pattern, number)),
+        None => {
+            Err(Error::BadSetting { name: name.into(), value: value.to_string(), allowed: "numbers above 0".into() })
+        }
+    };
+    pairs.into_iter().map(read).collect()
 }
 
 /// What to foresee the memory of.
@@ -124,7 +169,7 @@ pub struct PlanOptions {
     /// As in [`LoraOptions`].
     pub r: Option<usize>,
     /// As in [`LoraOptions`].
-    pub target_modules: Option<Vec<String>>,
+    pub target_modules: Option<ModuleNames>,
     /// As in [`TrainOptions`]; 512 where not given.
     pub tokens_per_pass: Option<usize>,
     /// As in [`TrainOptions`].
@@ -364,7 +409,8 @@ impl Engine {
         let shapes = model.modules();
         let lora = LoraOptions { target_modules: options.target_modules, ..Default::default() };
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
-        let adapter = Adapter::new(&gpu, lora.config(checkpoint.name(), &shapes), &shapes, 0)?;
+        let config = lora.config(checkpoint.name(), &model.config().model_type, &shapes)?;
+        let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
         MemoryPlan::new(&gpu, &*model, weights, &adapter, max_tokens, options.memory_budget).await
     }
 
@@ -400,7 +446,8 @@ impl Engine {
         let model = self.model()?;
         let shapes = model.architecture.modules();
         let seed = options.seed;
-        let adapter = Adapter::new(&self.gpu, options.config(&model.name, &shapes), &shapes, seed)?;
+        let config = options.config(&model.name, &model.architecture.config().model_type, &shapes)?;
+        let adapter = Adapter::new(&self.gpu, config, &shapes, seed)?;
         self.set_adapter(adapter)
     }
 
@@ -595,7 +642,7 @@ fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {
         r: adapter.config.r,
         lora_alpha: adapter.config.lora_alpha,
         use_rslora: adapter.config.use_rslora,
-        target_modules: adapter.config.target_modules.clone(),
+        target_modules: adapter.config.target_modules.to_list(),
         parameters: adapter.n_parameters(),
         base_parameters: adapter.n_base_parameters(),
         trained_steps,

@@ -9,7 +9,8 @@ mod chat_template;
 mod checkpoint;
 mod dtype;
 mod gguf;
-mod gguf_llama;
+mod gguf_model;
+mod lora_config;
 mod parts;
 mod quantize;
 mod safetensors;
@@ -17,11 +18,13 @@ mod source;
 mod tokenizer;
 mod tokenizer_files;
 
-pub use adapter::{AdapterFile, LoraConfig, Matrix, sort_target_modules};
+pub use adapter::{AdapterFile, Matrix};
 pub use chat_template::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize};
 pub(crate) use dtype::{half_at, iq4_xs_scale, k_pair, k_scale, q3_k_scale};
+pub(crate) use lora_config::is_end;
+pub use lora_config::{LoraConfig, ModuleNames};
 pub use quantize::{Quantization, QuantizationError, quantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;

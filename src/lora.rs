@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
-use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix, sort_target_modules};
+use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix, ModuleNames, is_end};
 use crate::kernels::segments::{Layout, Segments};
 use crate::kernels::stride;
 use crate::{Error, Result};
@@ -53,8 +53,10 @@ pub struct ModuleGroup {
 struct Group {
     modules: Vec<ModuleShape>,
     layout: Layout,
-    /// Which of the stacked As is a module's.
-    slots: Vec<Option<usize>>,
+    /// Of each module, where it is adapted: which of the stacked As is its own, and its rank.
+    slots: Vec<Option<(usize, usize)>>,
+    /// Of the first adapted module; `segments` has what the others' are to it.
+    scaling: f32,
     start: u64,
     b_start: u64,
     end: u64,
@@ -63,27 +65,28 @@ struct Group {
 
 impl Group {
     /// Floats of the arena that are the rows of a module's factors, as (first float, length), in the order of the rows:
-    /// A `[r, in]`, or B `[out, r]`.
-    fn rows(&self, index: usize, factor: Factor, r: usize) -> Vec<(usize, usize)> {
+    /// A `[r, in]`, or B `[out, r]`, in places for a rank of `max_rank`.
+    fn rows(&self, index: usize, factor: Factor, max_rank: usize) -> Vec<(usize, usize)> {
         let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
         let ModuleShape { in_features, out_features, .. } = self.modules[index];
-        let slot = self.slots[index].expect("only adapted modules have factors");
+        let (slot, r) = self.slots[index].expect("only adapted modules have factors");
         match factor {
             Factor::A => {
-                let row = |row: usize| ((slot * stride(r) + row) * stride(in_features), in_features);
+                let row = |row: usize| ((slot * stride(max_rank) + row) * stride(in_features), in_features);
                 (0..r).map(|at| (self.start as usize / 4 + row(at).0, row(at).1)).collect()
             }
             Factor::B => {
                 let start = (self.start + self.b_start) as usize / 4;
-                let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(r), r);
+                let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(max_rank), r);
                 (0..out_features).map(row).collect()
             }
         }
     }
 
-    /// Its adapted modules, with their numbers.
-    fn adapted(&self) -> impl Iterator<Item = (usize, &ModuleShape)> {
-        self.modules.iter().enumerate().filter(|(index, _)| self.slots[*index].is_some())
+    /// Its adapted modules, with their numbers and ranks.
+    fn adapted(&self) -> impl Iterator<Item = (usize, &ModuleShape, usize)> {
+        let modules = self.modules.iter().enumerate().zip(&self.slots);
+        modules.filter_map(|((index, module), slot)| slot.map(|(_, r)| (index, module, r)))
     }
 }
 
@@ -108,6 +111,8 @@ pub struct Adapter {
     /// What PEFT writes beside the factors.
     pub config: LoraConfig,
     groups: Vec<Group>,
+    /// The largest rank of all: there is room for as much in every module.
+    max_rank: usize,
     params: Buffer,
 }
 
@@ -124,9 +129,9 @@ pub struct LoraFactors {
     pub range: std::ops::Range<u64>,
     /// Where B starts in that range.
     pub b_start: u64,
-    /// Rank.
+    /// Columns of B that there is room for.
     pub r: usize,
-    /// `lora_alpha / r` or its rsLoRA form.
+    /// `lora_alpha / r` or its rsLoRA form, of the first adapted module.
     pub scaling: f32,
 }
 
@@ -159,10 +164,10 @@ impl Adapter {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for group in &adapter.groups {
-            let draw = |module: &ModuleShape, factor: Factor| match factor {
+            let draw = |module: &ModuleShape, r: usize, factor: Factor| match factor {
                 Factor::A => {
                     let bound = 1.0 / (module.in_features as f32).sqrt();
-                    let n = adapter.config.r * module.in_features;
+                    let n = r * module.in_features;
                     Some((0..n).map(|_| rng.random_range(-bound..=bound)).collect())
                 }
                 Factor::B => None,
@@ -176,11 +181,10 @@ impl Adapter {
     pub fn from_file(gpu: &Gpu, file: &AdapterFile, groups: &[ModuleGroup]) -> Result<Self> {
         let mismatch = |message: String| Error::AdapterMismatch { message };
         let adapter = Self::allocate(gpu, file.config.clone(), groups)?;
-        let r = adapter.config.r;
         let mut known = 0;
         for group in &adapter.groups {
-            let adapted = group.adapted().flat_map(|(_, module)| [(module, Factor::A), (module, Factor::B)]);
-            for (ModuleShape { name, in_features, out_features }, factor) in adapted {
+            let adapted = group.adapted().flat_map(|(_, module, r)| [(module, r, Factor::A), (module, r, Factor::B)]);
+            for (ModuleShape { name, in_features, out_features }, r, factor) in adapted {
                 let (rows, cols) = if factor == Factor::A { (r, *in_features) } else { (*out_features, r) };
                 let key = format!("{name}.{}", factor.name());
                 let matrix = file.tensors.get(&key).ok_or_else(|| {
@@ -198,13 +202,14 @@ impl Adapter {
                 }
                 known += 1;
             }
-            adapter.write(gpu, group, |module, factor| {
+            adapter.write(gpu, group, |module, _, factor| {
                 file.tensors.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
             });
         }
         if known < file.tensors.len() {
-            let is_known =
-                |name: &str| adapter.groups.iter().any(|group| group.adapted().any(|(_, module)| module.name == name));
+            let is_known = |name: &str| {
+                adapter.groups.iter().any(|group| group.adapted().any(|(_, module, _)| module.name == name))
+            };
             let extra = file.tensors.keys().find(|key| !key.rsplit_once('.').is_some_and(|(name, _)| is_known(name)));
             let extra = extra.map_or("a factor", String::as_str);
             return Err(mismatch(format!("the adapter holds {extra}, this model has no such target")));
@@ -213,7 +218,7 @@ impl Adapter {
     }
 
     fn allocate(gpu: &Gpu, mut config: LoraConfig, groups: &[ModuleGroup]) -> Result<Self> {
-        sort_target_modules(&mut config.target_modules);
+        config.sort_target_modules();
         let setting =
             |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
         if config.r == 0 || config.r > MAX_RANK {
@@ -222,53 +227,61 @@ impl Adapter {
         if !config.lora_alpha.is_finite() || config.lora_alpha <= 0.0 {
             return Err(setting("lora_alpha", config.lora_alpha.to_string(), "a number above 0".into()));
         }
-        let kinds: Vec<&str> = groups.iter().flat_map(|group| &group.modules).map(ModuleShape::kind).collect();
-        let unknown = config.target_modules.iter().find(|target| !kinds.contains(&target.as_str()));
-        if config.target_modules.is_empty() || unknown.is_some() {
-            let mut allowed = kinds;
-            allowed.sort();
-            allowed.dedup();
-            let value = unknown.cloned().unwrap_or_else(|| "empty".into());
-            return Err(setting("target_modules", value, format!("one or more of {}", allowed.join(", "))));
+        let paths = || groups.iter().flat_map(|group| &group.modules);
+        if let ModuleNames::Names(names) = &config.target_modules {
+            let unknown = names.iter().find(|name| !paths().any(|module| is_end(&module.name, name)));
+            if names.is_empty() || unknown.is_some() {
+                let mut allowed: Vec<&str> = paths().map(ModuleShape::kind).collect();
+                allowed.sort();
+                allowed.dedup();
+                let value = unknown.cloned().unwrap_or_else(|| "empty".into());
+                return Err(setting("target_modules", value, format!("one or more of {}", allowed.join(", "))));
+            }
+        }
+        // Of each group, rank and scaling of its modules.
+        let mut ranks = vec![];
+        for group in groups {
+            ranks.push(group.modules.iter().map(|m| config.of_module(&m.name)).collect::<Result<Vec<_>>>()?);
+        }
+        let max_rank = ranks.iter().flatten().flatten().map(|&(r, _)| r).max();
+        let Some(max_rank) = max_rank else {
+            let value = config.target_modules.to_list().join(", ");
+            return Err(setting("target_modules", value, "something that leaves a module to adapt".into()));
+        };
+        if max_rank > MAX_RANK {
+            return Err(setting("rank_pattern", max_rank.to_string(), format!("1 to {MAX_RANK}")));
         }
         let mut arena_bytes = 0u64;
         let mut adapted_groups = vec![];
-        for ModuleGroup { modules, layout } in groups {
-            let is_target = |module: &ModuleShape| config.target_modules.iter().any(|target| target == module.kind());
-            let adapted: Vec<bool> = modules.iter().map(is_target).collect();
-            let mut n_slots = 0;
-            let slots: Vec<Option<usize>> = adapted
-                .iter()
-                .map(|&adapted| {
-                    n_slots += usize::from(adapted);
-                    adapted.then(|| n_slots - 1)
-                })
-                .collect();
-            if n_slots == 0 {
-                continue;
-            }
+        for (ModuleGroup { modules, layout }, ranks) in groups.iter().zip(ranks) {
+            let scalings: Vec<f32> = ranks.iter().flatten().map(|&(_, scaling)| scaling).collect();
+            let Some(&scaling) = scalings.first() else { continue };
+            let factors: Vec<f32> = scalings.iter().map(|other| other / scaling).collect();
+            let adapted: Vec<bool> = ranks.iter().map(Option::is_some).collect();
+            let mut n_slots = 0..;
+            let slots = ranks.iter().map(|rank| rank.and_then(|(r, _)| Some((n_slots.next()?, r)))).collect();
             let widths: Vec<usize> = modules.iter().map(|module| module.out_features).collect();
-            let segments = Segments::new(*layout, &widths, &adapted, config.r);
+            let segments = Segments::new(*layout, &widths, &adapted, max_rank).with_factors(&factors);
             let a_bytes = (segments.rank() * stride(modules[0].in_features) * 4) as u64;
             let b_start = a_bytes.next_multiple_of(ALIGN_BYTES);
-            let end = arena_bytes + b_start + (layout.width(&widths) * stride(config.r) * 4) as u64;
+            let end = arena_bytes + b_start + (layout.width(&widths) * stride(max_rank) * 4) as u64;
             let (modules, layout) = (modules.clone(), *layout);
-            adapted_groups.push(Group { modules, layout, slots, start: arena_bytes, b_start, end, segments });
+            adapted_groups.push(Group { modules, layout, slots, scaling, start: arena_bytes, b_start, end, segments });
             arena_bytes = end.next_multiple_of(ALIGN_BYTES);
         }
         let params = Buffer::storage(gpu, "adapter", arena_bytes)?;
-        Ok(Self { config, groups: adapted_groups, params })
+        Ok(Self { config, groups: adapted_groups, max_rank, params })
     }
 
     /// Writes a group's factors, row-major without pads, or zeros where there are none.
-    fn write(&self, gpu: &Gpu, group: &Group, mut values: impl FnMut(&ModuleShape, Factor) -> Option<Vec<f32>>) {
+    fn write(&self, gpu: &Gpu, group: &Group, mut values: impl FnMut(&ModuleShape, usize, Factor) -> Option<Vec<f32>>) {
         let first = group.start as usize / 4;
         let mut image = vec![0f32; (group.end - group.start) as usize / 4];
-        for (index, module) in group.adapted() {
+        for (index, module, r) in group.adapted() {
             for factor in [Factor::A, Factor::B] {
-                let Some(values) = values(module, factor) else { continue };
+                let Some(values) = values(module, r, factor) else { continue };
                 let mut values = values.as_slice();
-                for (at, length) in group.rows(index, factor, self.config.r) {
+                for (at, length) in group.rows(index, factor, self.max_rank) {
                     let (row, rest) = values.split_at(length);
                     image[at - first..][..length].copy_from_slice(row);
                     values = rest;
@@ -288,9 +301,9 @@ impl Adapter {
     pub fn unpack(&self, arena: &[u8]) -> BTreeMap<String, HostMatrix> {
         let mut tensors = BTreeMap::new();
         for group in &self.groups {
-            for (index, module) in group.adapted() {
+            for (index, module, _) in group.adapted() {
                 for factor in [Factor::A, Factor::B] {
-                    let rows = group.rows(index, factor, self.config.r);
+                    let rows = group.rows(index, factor, self.max_rank);
                     let (n, cols) = (rows.len(), rows.first().map_or(0, |row| row.1));
                     let row = |(at, length): (usize, usize)| arena[at * 4..(at + length) * 4].chunks_exact(4);
                     let data = rows.into_iter().flat_map(row);
@@ -302,18 +315,18 @@ impl Adapter {
         tensors
     }
 
-    fn adapted(&self) -> impl Iterator<Item = &ModuleShape> {
-        self.groups.iter().flat_map(|group| group.adapted().map(|(_, module)| module))
+    fn adapted(&self) -> impl Iterator<Item = (&ModuleShape, usize)> {
+        self.groups.iter().flat_map(|group| group.adapted().map(|(_, module, r)| (module, r)))
     }
 
     /// Trained numbers: `r (in + out)` for each module.
     pub fn n_parameters(&self) -> usize {
-        self.adapted().map(|m| self.config.r * (m.in_features + m.out_features)).sum()
+        self.adapted().map(|(m, r)| r * (m.in_features + m.out_features)).sum()
     }
 
     /// Numbers of the weights it adapts.
     pub fn n_base_parameters(&self) -> usize {
-        self.adapted().map(|m| m.in_features * m.out_features).sum()
+        self.adapted().map(|(m, _)| m.in_features * m.out_features).sum()
     }
 
     /// The factors' arena.
@@ -333,8 +346,8 @@ impl Adapter {
                 segments: group.segments,
                 range: group.start..group.end,
                 b_start: group.b_start,
-                r: self.config.r,
-                scaling: self.config.scaling(),
+                r: self.max_rank,
+                scaling: group.scaling,
             };
             (group.modules[0].name.clone(), factors)
         });

@@ -12,12 +12,12 @@ mod qwen3;
 
 pub use config::{Config, RopeScaling, Rotary};
 
+use crate::Result;
 use crate::gpu::{Gpu, Recording, Slice};
 use crate::io::Checkpoint;
 use crate::kernels::Matrix;
 use crate::layers::{BatchView, KvCache, Loader};
 use crate::lora::{AdapterView, ModuleGroup};
-use crate::Result;
 use config::Fields;
 use decoder::{Decoder, Recipe};
 use serde_json::{Map, Value};

@@ -137,17 +137,18 @@ impl Golden {
 
     fn lora_config(&self) -> LoraConfig {
         let lora = &self.json["lora"];
+        let targets = lora["target_modules"].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned());
+        let r = lora["r"].as_u64().unwrap() as usize;
+        let pairs = |name: &str| lora[name].as_object().into_iter().flatten();
+        let number = |value: &Value| value.as_f64().unwrap();
         LoraConfig {
-            r: lora["r"].as_u64().unwrap() as usize,
-            lora_alpha: lora["alpha"].as_f64().unwrap() as f32,
             use_rslora: lora["use_rslora"].as_bool().unwrap(),
-            target_modules: lora["target_modules"]
+            rank_pattern: pairs("rank_pattern").map(|(name, r)| (name.clone(), number(r) as usize)).collect(),
+            alpha_pattern: pairs("alpha_pattern").map(|(name, alpha)| (name.clone(), number(alpha) as f32)).collect(),
+            layers_to_transform: lora["layers_to_transform"]
                 .as_array()
-                .unwrap()
-                .iter()
-                .map(|v| v.as_str().unwrap().to_owned())
-                .collect(),
-            base_model_name_or_path: None,
+                .map(|layers| layers.iter().map(|layer| number(layer) as usize).collect()),
+            ..LoraConfig::new(r, number(&lora["alpha"]) as f32, targets.collect())
         }
     }
 
@@ -238,7 +239,8 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     for module in golden.names("merged.")? {
         let weight = checkpoint.read_f32(&format!("{module}.weight")).await?;
         let [a, b] = ["lora_A", "lora_B"].map(|factor| &trained.tensors[&format!("{module}.{factor}")]);
-        let mut ours = merged(&weight, a, b, trained.config.scaling());
+        let (_, scaling) = trained.config.of_module(&module)?.ok_or("a module that is not adapted")?;
+        let mut ours = merged(&weight, a, b, scaling);
         let name = format!("merged.{module}");
         if model.config().model_type == "gpt2" {
             // transformers' Conv1D keeps [in, out].

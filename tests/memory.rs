@@ -143,8 +143,7 @@ async fn model_and_adapter(
     let model = model::load(gpu, checkpoint, context_length, &mut |_, _| true).await.unwrap();
     let target_modules =
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(str::to_owned).into();
-    let config = LoraConfig { r, lora_alpha: 16.0, use_rslora: false, target_modules, base_model_name_or_path: None };
-    let adapter = Adapter::new(gpu, config, &model.modules(), 0).unwrap();
+    let adapter = Adapter::new(gpu, LoraConfig::new(r, 16.0, target_modules), &model.modules(), 0).unwrap();
     (model, adapter)
 }
 

@@ -8,7 +8,7 @@ use web_lora::Error;
 use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions, Prompt};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{Counts, DeviceOptions};
-use web_lora::io::{AdapterFile, ByteSource, MemorySource, Message};
+use web_lora::io::{AdapterFile, ByteSource, MemorySource, Message, ModuleNames};
 use web_lora::train::TrainOptions;
 
 #[cfg(target_arch = "wasm32")]
@@ -188,10 +188,14 @@ engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
     }
 });
 
+fn targets(names: &[&str]) -> Option<ModuleNames> {
+    Some(ModuleNames::Names(names.iter().map(|name| name.to_string()).collect()))
+}
+
 engine_test!(the_memory_planned_is_what_is_allocated, async {
     let mut engine = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
     for (r, target_modules, tokens) in
-        [(8, None, 67), (3, Some(vec!["down_proj".to_owned()]), 512), (64, Some(vec!["q_proj".to_owned()]), 100)]
+        [(8, None, 67), (3, targets(&["down_proj"]), 512), (64, targets(&["q_proj"]), 100)]
     {
         let before = (engine.allocated_bytes(), engine.counts());
         let wanted = PlanOptions {
@@ -237,14 +241,14 @@ engine_test!(a_steady_step_makes_nothing_and_submits_once_a_pass, async {
 engine_test!(only_what_is_adapted_is_trained, async {
     let mut engine = engine().await;
     engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-    for targets in [vec!["down_proj"], vec!["q_proj"], vec!["gate_proj", "o_proj"], vec!["v_proj", "up_proj"]] {
-        let target_modules = Some(targets.iter().map(|target| target.to_string()).collect());
+    for names in [vec!["down_proj"], vec!["q_proj"], vec!["gate_proj", "o_proj"], vec!["v_proj", "up_proj"]] {
+        let target_modules = targets(&names);
         engine.new_adapter(LoraOptions { target_modules, ..Default::default() }).unwrap();
         let losses = train(&mut engine, options(20)).await;
-        assert!(losses[19] < losses[0], "{targets:?}: {losses:?}");
+        assert!(losses[19] < losses[0], "{names:?}: {losses:?}");
         let (config, weights) = engine.save_adapter().await.unwrap();
         let file = AdapterFile::parse(&config, &weights).unwrap();
-        assert!(file.tensors.keys().all(|name| targets.iter().any(|target| name.contains(target))));
+        assert!(file.tensors.keys().all(|name| names.iter().any(|target| name.contains(target))));
         let zero = file.tensors.iter().find(|(name, b)| name.ends_with("lora_B") && b.data.iter().all(|v| *v == 0.0));
         assert!(zero.is_none(), "{:?} has not moved", zero.map(|(name, _)| name));
     }
@@ -269,8 +273,8 @@ engine_test!(what_cannot_be_done_is_said, async {
     setting(engine.new_adapter(LoraOptions { r: 0, ..lora() }).map(drop), "r");
     setting(engine.new_adapter(LoraOptions { r: 1 << 20, ..lora() }).map(drop), "r");
     setting(engine.new_adapter(LoraOptions { lora_alpha: f32::NAN, ..lora() }).map(drop), "lora_alpha");
-    setting(engine.new_adapter(LoraOptions { target_modules: Some(vec![]), ..lora() }).map(drop), "target_modules");
-    let unknown = Some(vec!["c_attn".into()]);
+    setting(engine.new_adapter(LoraOptions { target_modules: targets(&[]), ..lora() }).map(drop), "target_modules");
+    let unknown = targets(&["c_attn"]);
     setting(engine.new_adapter(LoraOptions { target_modules: unknown, ..lora() }).map(drop), "target_modules");
     setting(engine.load_dataset("d", DATA.as_bytes(), Some(1)).map(drop), "maxLength");
     engine.load_dataset("d", DATA.as_bytes(), None).unwrap();

@@ -17,7 +17,7 @@ fn project(row: u32, block: u32) {
         hi += z * mat4x4<f32>(a[a_at + 4u * s], a[a_at + 5u * s], a[a_at + 6u * s], a[a_at + 7u * s]);
         a_at += 1u;
     }
-    let r = rstd_of(squares);
+    let r = rstd_of(squares) * params.factors[block / params.slot8];
     let at = row * params.xa_stride4 + 2u * block;
     xa[at] = r * lo;
     xa[at + 1u] = r * hi;

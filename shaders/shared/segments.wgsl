@@ -7,6 +7,8 @@ struct Segments {
     ends: vec4<u32>,
     // Where the low-rank columns of each start, in vec4s; NO_SLOT for a linear without an adapter.
     slots: vec4<u32>,
+    // Of the low-rank columns of each slot.
+    factors: vec4<f32>,
 }
 
 // The segment of columns `column ..` + 4.

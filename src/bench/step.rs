@@ -73,14 +73,7 @@ impl Tuned {
         let weight_bytes = gpu.allocated_bytes() - before;
         let groups = model.modules();
         let kinds = groups.iter().flat_map(|group| &group.modules).map(|module| module.kind().to_owned());
-        let config = LoraConfig {
-            r: 8,
-            lora_alpha: 16.0,
-            use_rslora: false,
-            target_modules: kinds.collect(),
-            base_model_name_or_path: None,
-        };
-        let adapter = Adapter::new(gpu, config, &groups, 0)?;
+        let adapter = Adapter::new(gpu, LoraConfig::new(8, 16.0, kinds.collect()), &groups, 0)?;
         Ok(Self { model, adapter, weight_bytes })
     }
 

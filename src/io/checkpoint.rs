@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::gguf::Gguf;
 use super::quantize::{Loss, Quantization, QuantizationError, quantize};
 use super::source::{read_all, read_exact};
-use super::{ByteSource, DType, dequantize, gguf_llama, parts};
+use super::{ByteSource, DType, dequantize, gguf_model, parts};
 use crate::{Error, Result};
 
 /// Largest text file read whole; the largest tokenizer.json in use has 35 MB.
@@ -32,6 +32,8 @@ pub struct Tensor {
     pub(crate) row_group: usize,
     /// The file has columns for rows: a weight of GPT-2's `Conv1D`.
     pub(crate) transposed: bool,
+    /// The file has one more than Hugging Face: a norm of Gemma's.
+    pub(crate) plus_one: bool,
 }
 
 impl Tensor {
@@ -123,8 +125,8 @@ impl Checkpoint {
     async fn open_gguf(files: &[&Rc<dyn ByteSource>]) -> Result<Self> {
         let (header, weights) = parts::open_gguf(files).await?;
         let file = weights[0].name().to_owned();
-        let mut config = gguf_llama::config(&file, &header)?;
-        let tensors = gguf_llama::tensors(&file, &header, &config)?;
+        let mut config = gguf_model::config(&file, &header)?;
+        let tensors = gguf_model::tensors(&file, &header, &config)?;
         let mut checkpoint = Self {
             name: parts::gguf_name(file_name(&weights[0])).to_owned(),
             config_file: file.clone(),
@@ -138,7 +140,7 @@ impl Checkpoint {
         };
         if let Some(factors) = checkpoint.tensors.remove("rope_freqs.weight") {
             let factors = checkpoint.read_tensor_f32(&factors).await?;
-            gguf_llama::add_rope_factors(&file, &mut config, &factors)?;
+            gguf_model::add_rope_factors(&file, &mut config, &factors)?;
         }
         checkpoint.config = config;
         Ok(checkpoint)
@@ -297,7 +299,11 @@ impl Checkpoint {
     }
 
     async fn read_tensor_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(dequantize(tensor.dtype, &self.read_rows(tensor, 0..tensor.rows()).await?))
+        let mut values = dequantize(tensor.dtype, &self.read_rows(tensor, 0..tensor.rows()).await?);
+        if tensor.plus_one {
+            values.iter_mut().for_each(|value| *value -= 1.0);
+        }
+        Ok(values)
     }
 }
 

@@ -139,8 +139,8 @@ pub(super) async fn open_safetensors(files: &[Rc<dyn ByteSource>]) -> Result<(Ve
         let source = find(files, name)?.ok_or_else(|| is_missing(name, format!("{blamed} goes with it")))?;
         for entry in safetensors::read_header(source).await? {
             let safetensors::Entry { name, dtype, shape, offset } = entry;
-            let (stored, file) = (dtype, sources.len());
-            let tensor = Tensor { name, dtype, stored, shape, file, offset, row_group: 1, transposed: false };
+            let (stored, file, transposed, plus_one) = (dtype, sources.len(), false, false);
+            let tensor = Tensor { name, dtype, stored, shape, file, offset, row_group: 1, transposed, plus_one };
             if let Some(first) = tensors.insert(tensor.name.clone(), tensor.clone()) {
                 let message = format!("tensor '{}' is there already in {}", first.name, sources[first.file].name());
                 return Err(bad_file(source.name(), message));

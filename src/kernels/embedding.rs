@@ -31,8 +31,7 @@ pub fn add_positions(rec: &mut Recording, label: &str, tokens: Slice, w: &Weight
 
 fn dispatch(rec: &mut Recording, label: &str, positions: u32, tokens: Slice, w: &Weight, scale: f32, y: Matrix) {
     assert_eq!(y.width, w.cols, "{label}: columns of y and of the table");
-    let params =
-        EmbeddingParams { rows: Rows::TOKENS, n: w.rows as u32, k8: w.k8(), first: w.first_row as u32, scale };
+    let params = EmbeddingParams { rows: Rows::TOKENS, n: w.rows as u32, k8: w.k8(), first: w.first_row as u32, scale };
     let parts = [
         include_str!("../../shaders/shared/token.wgsl"),
         include_str!("../../shaders/shared/weight.wgsl"),

@@ -73,8 +73,7 @@ mod tests {
         if accumulate {
             expected.iter_mut().zip(&before).for_each(|(dx, &b)| *dx += f64::from(b));
         }
-        let [dy_at, x_at, weight_at, moments_at] =
-            [&dy, &x, &weight, &moments32].map(|values| case.buffer(values));
+        let [dy_at, x_at, weight_at, moments_at] = [&dy, &x, &weight, &moments32].map(|values| case.buffer(values));
         let dx_at = if accumulate { case.buffer(&before) } else { case.output(before.len()) };
         case.record(move |rec, b| {
             let matrix = |at: usize| Matrix { slice: b[at], width };

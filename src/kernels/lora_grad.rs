@@ -23,6 +23,8 @@ pub struct LoraGroup {
     pub dxa: Matrix,
     /// Which columns of `dy` belong to which of `xa`.
     pub segments: Segments,
+    /// LoRA's.
+    pub scale: f32,
     /// Where dA `[segments.rank(), stride(in)]` starts in the gradients, in bytes.
     pub a_offset: u64,
     /// Where dB `[columns of the output, stride(r)]` starts in the gradients, in bytes.
@@ -59,7 +61,7 @@ struct LoraGradParams {
 }
 
 impl GroupParams {
-    fn new(group: &LoraGroup, scale: f32, r: usize, xa: Slice) -> Self {
+    fn new(group: &LoraGroup, r: usize, xa: Slice) -> Self {
         let [x_stride4, dy_stride4] = [group.x, group.dy].map(|matrix| matrix.stride() as u32 / 4);
         // Two vec4s a thread.
         let across = |stride4: u32| stride4.div_ceil(2 * WORKGROUP);
@@ -75,7 +77,7 @@ impl GroupParams {
             da_workgroups: across(x_stride4) * blocks(group.segments.rank()),
             db_across: across(dy_stride4),
             db_workgroups: across(dy_stride4) * blocks(stride(r)),
-            scale,
+            scale: group.scale,
             _pad: 0,
             segments: group.segments.params,
         }
@@ -87,7 +89,7 @@ impl GroupParams {
 }
 
 /// Adds the gradients of one or two `groups` of linears to `grads`. `xa` and `dxa` are the buffers that hold those of all
-/// groups, laid out alike; `r` the rank and `scale` LoRA's.
+/// groups, laid out alike; `r` is the rank.
 pub fn lora_grad(
     rec: &mut Recording,
     label: &str,
@@ -95,7 +97,6 @@ pub fn lora_grad(
     xa: Slice,
     dxa: Slice,
     r: usize,
-    scale: f32,
     grads: Slice,
 ) {
     assert!((1..=2).contains(&groups.len()), "{label}: one or two groups");
@@ -106,10 +107,10 @@ pub fn lora_grad(
         rows: Rows::TOKENS,
         rank4: stride(r) as u32 / 4,
         _pad: [0; 3],
-        groups: [GroupParams::new(&first, scale, r, xa), GroupParams::default()],
+        groups: [GroupParams::new(&first, r, xa), GroupParams::default()],
     };
     if groups.len() == 2 {
-        params.groups[1] = GroupParams::new(&second, scale, r, xa);
+        params.groups[1] = GroupParams::new(&second, r, xa);
     }
     let constants = [
         ("WORKGROUP", WORKGROUP),
@@ -224,12 +225,13 @@ mod tests {
                     xa: part(b[xa_at]),
                     dxa: part(b[dxa_at]),
                     segments: segments[index],
+                    scale: SCALE,
                     a_offset: offsets[index].0,
                     b_offset: offsets[index].1,
                 }
             };
             let groups: Vec<LoraGroup> = (0..parts.len()).map(group).collect();
-            lora_grad(rec, "grad", &groups, b[xa_at], b[dxa_at], r, SCALE, b[grads_at]);
+            lora_grad(rec, "grad", &groups, b[xa_at], b[dxa_at], r, b[grads_at]);
         });
         case.expect(grads_at, expected, Tolerance::sum(n_tokens, 1.5));
         case

@@ -216,8 +216,8 @@ pub fn matmul_transposed(
     dispatch(rec, label, Direction::Transposed, constants, params, x, w, tail, None, y, store, w.cols, flops);
 }
 
-/// The gradient on `x Aᵀ`, without LoRA's scale, of all adapted linears of a product: `y[t, slot + i] = Σ_j dy[t, j] b[j, i]`
-/// over the columns `j` of that slot's linear. `b` is `[columns of dy, stride(r)]`, `y` as wide as `segments` say.
+/// The gradient on `x Aᵀ`, without LoRA's scale, of all adapted linears of a product:
+/// `y[t, slot + i] = factor · Σ_j dy[t, j] b[j, i]` over the columns `j` of that slot's linear. `b` is `[columns of dy, stride(r)]`, `y` as wide as `segments` say.
 pub fn lora_dxa(rec: &mut Recording, label: &str, dy: Matrix, b: Slice, r: usize, segments: Segments, y: Matrix) {
     assert_eq!(y.width, segments.rank(), "{label}: columns of y");
     let w = Weight::f32(b, dy.width, r);
@@ -409,7 +409,11 @@ mod tests {
 
         /// A single linear may be as wide as it likes; several are padded to eights.
         fn n(&self) -> usize {
-            if self.widths.len() == 1 && self.layout == Layout::SideBySide { self.widths[0] } else { self.layout.width(&self.widths) }
+            if self.widths.len() == 1 && self.layout == Layout::SideBySide {
+                self.widths[0]
+            } else {
+                self.layout.width(&self.widths)
+            }
         }
 
         fn has_tail(&self) -> bool {
@@ -546,7 +550,9 @@ mod tests {
         let y_width = if gated_backward { 2 * stride(product_width) } else { product_width };
         let x = random_matrix(n_tokens, x_width, 2);
         let y = match spec.kind {
-            Add | GatedBackward { add: true, .. } | ActivatedBackward { add: true, .. } => random_matrix(n_tokens, y_width, 3),
+            Add | GatedBackward { add: true, .. } | ActivatedBackward { add: true, .. } => {
+                random_matrix(n_tokens, y_width, 3)
+            }
             // Columns that are not written stay.
             GatedBackward { finish: false, .. } => vec![7.0; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
             _ => vec![f32::NAN; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
@@ -762,7 +768,8 @@ mod tests {
     fn dxa_case(n_tokens: usize, widths: &[usize], adapted: &[bool], layout: Layout, r: usize) -> Case {
         let step = Step { n_tokens: n_tokens as u32, ..Default::default() };
         let mut case = Case::new(format!("{n_tokens} x {widths:?} {adapted:?} {layout:?}, rank {r}"), step);
-        let segments = Segments::new(layout, widths, adapted, r);
+        let factors = [0.5, 2.0, 1.0];
+        let segments = Segments::new(layout, widths, adapted, r).with_factors(&factors);
         let width = layout.width(widths);
         let (dy, b) = (random_matrix(n_tokens, width, 1), random_matrix(width, r, 2));
         let mut expected = vec![0.0; n_tokens * segments.rank()];
@@ -770,10 +777,11 @@ mod tests {
         for (slot, index) in slots.enumerate() {
             for (t, i) in (0..n_tokens).flat_map(|t| (0..r).map(move |i| (t, i))) {
                 // Pads of an output have no gradient; here they hold numbers that nothing may depend on but zeros of b.
-                expected[t * segments.rank() + slot * stride(r) + i] = (0..stride(widths[index]))
+                let sum: f64 = (0..stride(widths[index]))
                     .map(|column| layout.column(widths, index, column))
                     .map(|j| f64::from(dy[t * stride(width) + j]) * f64::from(b[j * stride(r) + i]))
                     .sum();
+                expected[t * segments.rank() + slot * stride(r) + i] = f64::from(factors[slot]) * sum;
             }
         }
         let (dy_at, b_at) = (case.buffer(&dy), case.buffer(&b));
@@ -782,7 +790,7 @@ mod tests {
             let matrix = |at: usize, width| Matrix { slice: buffers[at], width };
             lora_dxa(rec, "dxa", matrix(dy_at, width), buffers[b_at], r, segments, matrix(y_at, segments.rank()));
         });
-        case.expect(y_at, expected, Tolerance::sum(width, 1.0));
+        case.expect(y_at, expected, Tolerance::sum(width, 2.0));
         case
     }
 

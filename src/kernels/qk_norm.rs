@@ -183,8 +183,7 @@ mod tests {
         let expected = if backward {
             heads.normalised(x64, &weight64, Some(&f64s(&d)[..rows]))
         } else {
-            let turn =
-                |columns, x: &[f64]| turned(&tokens, &f64s(&table), head_dim, width, columns, false, x);
+            let turn = |columns, x: &[f64]| turned(&tokens, &f64s(&table), head_dim, width, columns, false, x);
             turn(k_first..k_first + kv_width, &turn(0..q_width, &heads.normalised(x64, &weight64, None)))
         };
         let (tokens_at, table_at, weight_at) = (case.buffer(&tokens), case.buffer(&table), case.buffer(&weight));

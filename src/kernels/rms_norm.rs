@@ -4,6 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
+use super::segments::Segments;
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
 /// `struct Params` of `shaders/rms_norm.wgsl`.
@@ -15,11 +16,23 @@ pub struct RmsNormParams {
     stride4: u32,
     eps: f32,
     xa_stride4: u32,
+    slot8: u32,
+    _pad: [u32; 3],
+    factors: [f32; 4],
 }
 
 impl RmsNormParams {
     pub(super) fn new(rows: Rows, width: usize, eps: f32) -> Self {
-        Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, eps, xa_stride4: 0 }
+        Self {
+            rows,
+            width: width as u32,
+            stride4: super::stride(width) as u32 / 4,
+            eps,
+            xa_stride4: 0,
+            slot8: 1,
+            _pad: [0; 3],
+            factors: [1.0; 4],
+        }
     }
 }
 
@@ -32,8 +45,10 @@ pub enum After {
     Project {
         /// `[xa.width, stride(width)]`.
         a: Slice,
-        /// `[rows, a multiple of eight]`.
+        /// `[rows, segments.rank()]`.
         xa: Matrix,
+        /// Which columns are whose.
+        segments: Segments,
     },
     /// It is added to a residual as wide.
     Add(Matrix),
@@ -53,18 +68,18 @@ pub fn rms_norm(
     after: After,
 ) {
     assert_eq!(x.width, y.width, "{label}: widths of x and y");
-    let (after_shader, slices, columns, xa_stride) = match after {
-        After::Nothing => (include_str!("../../shaders/shared/project_none.wgsl"), vec![], 0, 0),
-        After::Project { a, xa } => {
-            (include_str!("../../shaders/shared/project_lora.wgsl"), vec![a, xa.slice], xa.width, xa.stride())
+    let mut params = RmsNormParams::new(rows, x.width, eps);
+    let (after_shader, slices, columns) = match after {
+        After::Nothing => (include_str!("../../shaders/shared/project_none.wgsl"), vec![], 0),
+        After::Project { a, xa, segments } => {
+            assert_eq!(xa.width, segments.rank(), "{label}: columns of xa");
+            params.xa_stride4 = xa.stride() as u32 / 4;
+            (params.slot8, params.factors) = segments.slots();
+            (include_str!("../../shaders/shared/project_lora.wgsl"), vec![a, xa.slice], xa.width)
         }
-        After::Add(residual) => {
-            (include_str!("../../shaders/shared/project_residual.wgsl"), vec![residual.slice], 0, 0)
-        }
+        After::Add(residual) => (include_str!("../../shaders/shared/project_residual.wgsl"), vec![residual.slice], 0),
     };
     let shader = Shader::new("rms_norm", &[], &[include_str!("../../shaders/rms_norm.wgsl"), after_shader]);
-    let mut params = RmsNormParams::new(rows, x.width, eps);
-    params.xa_stride4 = xa_stride as u32 / 4;
     // One thread a row; a row of workgroups for the norm, and one for eight columns of xa.
     let grid = [Extent::Rows { rows, per: 64 }, Extent::Fixed(1 + columns as u32 / 8), Extent::Fixed(1)];
     let bindings: Vec<Slice> = [x.slice, weight, y.slice, rstd].into_iter().chain(slices).collect();
@@ -95,6 +110,7 @@ pub(crate) fn rms_norm_reference(
 mod tests {
     use super::*;
     use crate::gpu::Step;
+    use crate::kernels::segments::Layout;
     use crate::kernels::testing::*;
 
     fn case(n_tokens: usize, width: usize, columns: usize, add: bool) -> Case {
@@ -109,8 +125,17 @@ mod tests {
         let a = random_matrix(columns.max(1), width, 3);
         let stride = crate::kernels::stride(width);
         let row = |values: &[f64], row: usize| values[row * stride..][..stride].to_vec();
+        // As many slots as there are eights of columns, up to three.
+        let n_slots = if columns.is_multiple_of(24) { 3 } else { 1 };
+        let factors = [0.5, 1.0, 3.0];
+        let segments = Segments::new(Layout::SideBySide, &[8; 3][..n_slots], &[true; 3][..n_slots], columns / n_slots);
+        let segments = segments.with_factors(&factors[..n_slots]);
         let xa: Vec<f64> = (0..n_tokens * columns)
-            .map(|at| row(&y, at / columns).iter().zip(row(&f64s(&a), at % columns)).map(|(y, a)| y * a).sum())
+            .map(|at| {
+                let factor = f64::from(factors[at % columns / (columns / n_slots)]);
+                let terms = row(&y, at / columns).into_iter().zip(row(&f64s(&a), at % columns));
+                factor * terms.map(|(y, a)| y * a).sum::<f64>()
+            })
             .collect();
         let residual = random_matrix(n_tokens, width, 4);
         let y = y.iter().zip(f64s(&residual)).map(|(y, r)| if add { y + r } else { *y }).collect();
@@ -123,7 +148,7 @@ mod tests {
             let after = match (add, columns) {
                 (true, _) => After::Add(matrix(b[residual_at])),
                 (false, 0) => After::Nothing,
-                (false, width) => After::Project { a: b[a_at], xa: Matrix { slice: b[xa_at], width } },
+                (false, width) => After::Project { a: b[a_at], xa: Matrix { slice: b[xa_at], width }, segments },
             };
             let (x, y) = (matrix(b[x_at]), matrix(b[y_at]));
             rms_norm(rec, "norm", params.rows, x, b[weight_at], params.eps, y, b[rstd_at], after);
@@ -133,7 +158,7 @@ mod tests {
         case.expect(y_at, y, Tolerance { abs: if add { 2e-6 } else { 0.0 }, ..tolerance });
         case.expect(rstd_at, rstd, tolerance);
         // Normalised values reach 1 / the root mean square of uniform ones.
-        case.expect(xa_at, xa, Tolerance::sum(width, 2.0));
+        case.expect(xa_at, xa, Tolerance::sum(width, 6.0));
         case
     }
 

@@ -47,6 +47,7 @@ impl Layout {
 pub(super) struct SegmentsParams {
     ends: [u32; MAX_SEGMENTS],
     slots: [u32; MAX_SEGMENTS],
+    factors: [f32; MAX_SEGMENTS],
 }
 
 /// The linears of a product and which of them are adapted. Low-rank columns (of `x Aᵀ` and its gradient) exist for the
@@ -63,7 +64,11 @@ impl Segments {
     /// Linears of these output widths, of which those `adapted` have an adapter of rank `r`.
     pub fn new(layout: Layout, widths: &[usize], adapted: &[bool], r: usize) -> Self {
         assert!(widths.len() <= MAX_SEGMENTS && widths.len() == adapted.len(), "linears of a product");
-        let mut params = SegmentsParams { ends: [u32::MAX; MAX_SEGMENTS], slots: [NO_SLOT; MAX_SEGMENTS] };
+        let mut params = SegmentsParams {
+            ends: [u32::MAX; MAX_SEGMENTS],
+            slots: [NO_SLOT; MAX_SEGMENTS],
+            factors: [1.0; MAX_SEGMENTS],
+        };
         let mut n_slots = 0;
         for (index, adapted) in adapted.iter().enumerate() {
             // The last one has no end: a column past it does not exist.
@@ -83,9 +88,22 @@ impl Segments {
         Self::new(Layout::SideBySide, &[0], &[true], r)
     }
 
+    /// The same with a factor for the low-rank columns of each slot: what the scaling of its linear is to that of the
+    /// product. Kernels that write low-rank values apply it, those that read them take all for alike.
+    pub fn with_factors(mut self, factors: &[f32]) -> Self {
+        self.params.factors[..factors.len()].copy_from_slice(factors);
+        self
+    }
+
     /// Low-rank columns of all slots.
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// Blocks of eight columns in a slot, and the factor of each slot.
+    pub(super) fn slots(&self) -> (u32, [f32; MAX_SEGMENTS]) {
+        let n_slots = self.params.slots.iter().filter(|&&slot| slot != NO_SLOT).count();
+        ((self.rank / n_slots.max(1) / 8).max(1) as u32, self.params.factors)
     }
 
     /// What the shaders are told: how many, and whether interleaved.

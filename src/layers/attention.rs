@@ -173,13 +173,7 @@ impl Attention {
     }
 
     /// Attention's output, stored as `store` says.
-    pub fn output(
-        &self,
-        rec: &mut Recording,
-        adapter: &AdapterView,
-        saved: &AttentionSaved,
-        store: Store,
-    ) -> Matrix {
+    pub fn output(&self, rec: &mut Recording, adapter: &AdapterView, saved: &AttentionSaved, store: Store) -> Matrix {
         let y = matrix(rec, "out", Rows::TOKENS, saved.x.width);
         self.o_proj.forward(rec, adapter, "o_proj", saved.out, LowRank::part(saved.xa, 1), y, store);
         y

@@ -62,7 +62,11 @@ impl Linear {
 
     /// What a norm whose result they read is to do with it.
     pub fn projection(&self, adapter: &AdapterView, xa: Option<Matrix>) -> After {
-        self.factors(adapter).zip(xa).map_or(After::Nothing, |(lora, xa)| After::Project { a: lora.a, xa })
+        self.factors(adapter).zip(xa).map_or(After::Nothing, |(lora, xa)| After::Project {
+            a: lora.a,
+            xa,
+            segments: lora.segments,
+        })
     }
 
     /// `y` from `x` and `xa = x Aᵀ`.
@@ -169,10 +173,11 @@ impl LowRank {
             range = Some(start..lora.range.end);
             shared = Some(lora);
             let [a_offset, b_offset] = [lora.range.start, lora.range.start + lora.b_start].map(|at| at - start);
-            groups.push(LoraGroup { x, dy, xa, dxa, segments: lora.segments, a_offset, b_offset });
+            let (segments, scale) = (lora.segments, lora.scaling);
+            groups.push(LoraGroup { x, dy, xa, dxa, segments, scale, a_offset, b_offset });
         }
         let (Some(range), Some(lora)) = (range, shared) else { return };
         let grads = adapter.grads().expect("a backward pass has somewhere to put gradients").range(range);
-        lora_grad(rec, label, &groups, xa.whole, dxa.whole, lora.r, lora.scaling, grads);
+        lora_grad(rec, label, &groups, xa.whole, dxa.whole, lora.r, grads);
     }
 }

@@ -53,7 +53,7 @@ impl Norm {
         layer_norm(rec, label, rows, x, [weight, bias], self.eps, y, moments);
         match after {
             After::Nothing => {}
-            After::Project { a, xa } => {
+            After::Project { a, xa, .. } => {
                 let a = Weight::f32(a, xa.width, self.width);
                 matmul(rec, &format!("{label}.lora_A"), rows, y, &a, None, None, xa, Store::Replace);
             }

@@ -1,8 +1,8 @@
 //! The decoder that all architectures are kinds of: layers of attention and feed-forward blocks on a residual stream, a
 //! norm before each and in some architectures one after. An architecture is a [`Recipe`] for it.
 
-use super::{Architecture, Config};
 use super::config::Rotary;
+use super::{Architecture, Config};
 use crate::Result;
 use crate::gpu::{Gpu, Recording, Rows, Slice};
 use crate::kernels::Matrix;
@@ -128,21 +128,14 @@ struct LayerSaved {
 
 impl Decoder {
     /// Loads what `recipe` asks for, to be run at up to `context_length` positions.
-    pub(super) async fn load(
-        gpu: &Gpu,
-        recipe: Recipe,
-        context_length: usize,
-        mut loader: Loader<'_>,
-    ) -> Result<Self> {
+    pub(super) async fn load(gpu: &Gpu, recipe: Recipe, context_length: usize, mut loader: Loader<'_>) -> Result<Self> {
         let Recipe { config, names, norm, norm_eps: eps, .. } = &recipe;
         let Config { hidden_size, vocab_size, head_dim, .. } = *config;
         let context_length = context_length.min(config.max_position_embeddings);
         let table = |path: &str| format!("{path}.weight");
         let embed_tokens = loader.frozen(&table(names.embed_tokens), vocab_size, hidden_size).await?;
         let embed_positions = match names.embed_positions {
-            Some(path) => {
-                Some(loader.frozen(&table(path), config.max_position_embeddings, hidden_size).await?)
-            }
+            Some(path) => Some(loader.frozen(&table(path), config.max_position_embeddings, hidden_size).await?),
             None => None,
         };
         let mut layers = vec![];
@@ -164,7 +157,8 @@ impl Decoder {
             // Turned by nothing at all.
             frequencies.push(vec![0.0; head_dim / 2]);
         }
-        let ropes = frequencies.iter().map(|inv_freq| Rope::new(gpu, inv_freq, context_length)).collect::<Result<_>>()?;
+        let ropes =
+            frequencies.iter().map(|inv_freq| Rope::new(gpu, inv_freq, context_length)).collect::<Result<_>>()?;
         let Recipe { config, embed_scale, .. } = recipe;
         Ok(Self { config, embed_scale, ropes, embed_tokens, embed_positions, layers, norm: last_norm, lm_head })
     }
@@ -192,8 +186,8 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = cache.map(|cache| (cache, index));
             let rope = &self.ropes[layer.rope];
-            let (next, layer_saved) = rec
-                .scope(&format!("layers.{index}"), |rec| layer.forward(rec, batch, adapter, rope, cache, hidden));
+            let (next, layer_saved) =
+                rec.scope(&format!("layers.{index}"), |rec| layer.forward(rec, batch, adapter, rope, cache, hidden));
             hidden = next;
             saved.push(layer_saved);
         }
@@ -215,7 +209,8 @@ impl Layer {
         let Config { hidden_size, intermediate_size, head_dim, .. } = *config;
         let LayerKind { sliding_window, rotary } = recipe.layers[layer];
         let path = |part: &str| format!("{}.{layer}.{part}", names.layers);
-        let module = |part: &str, out_features, in_features| ModuleShape { name: path(part), in_features, out_features };
+        let module =
+            |part: &str, out_features, in_features| ModuleShape { name: path(part), in_features, out_features };
         let shape = AttentionShape {
             n_heads: config.num_attention_heads,
             n_kv_heads: config.num_key_value_heads,
@@ -370,13 +365,7 @@ fn add(
 }
 
 /// The gradient on a block's output from `d`, that on the residual stream after it, which stays.
-fn through(
-    rec: &mut Recording,
-    block: &str,
-    norm: &Option<Norm>,
-    saved: &Option<NormSaved>,
-    d: Matrix,
-) -> Matrix {
+fn through(rec: &mut Recording, block: &str, norm: &Option<Norm>, saved: &Option<NormSaved>, d: Matrix) -> Matrix {
     let (Some(norm), Some(saved)) = (norm, saved) else { return d };
     rec.scope(block, |rec| {
         let d_block = matrix(rec, "d_output", Rows::TOKENS, d.width);

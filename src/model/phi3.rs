@@ -9,11 +9,7 @@ use crate::Result;
 pub(super) fn recipe(fields: &Fields) -> Result<Recipe> {
     let defaults = Defaults { head_dim: None, tie_word_embeddings: false, max_position_embeddings: 4096 };
     let mut recipe = Recipe {
-        names: Names {
-            qkv_proj: &["self_attn.qkv_proj"],
-            up: Up::Fused("mlp.gate_up_proj"),
-            ..llama::NAMES
-        },
+        names: Names { qkv_proj: &["self_attn.qkv_proj"], up: Up::Fused("mlp.gate_up_proj"), ..llama::NAMES },
         ..llama::kin(fields, defaults, 1e-5)?
     };
     let window = fields.count_or_none("sliding_window", 1 << 24)?;

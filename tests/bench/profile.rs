@@ -24,9 +24,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let groups = model.modules();
     let target_modules =
         groups.iter().flat_map(|group| &group.modules).map(|module| module.kind().to_owned()).collect();
-    let config =
-        LoraConfig { r: 8, lora_alpha: 16.0, use_rslora: false, target_modules, base_model_name_or_path: None };
-    let adapter = Adapter::new(&gpu, config, &groups, 0)?;
+    let adapter = Adapter::new(&gpu, LoraConfig::new(8, 16.0, target_modules), &groups, 0)?;
     let trainer = Trainer::new(gpu.clone(), &*model, &adapter, n_tokens, 0, &mut |_, _| ()).await?;
 
     // One example, all of it supervised; which tokens they are makes no difference to the time.

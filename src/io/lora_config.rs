@@ -1,0 +1,363 @@
+//! `adapter_config.json`: which modules an adapter changes, and how much of each, by peft's own rules.
+//!
+//! The fields and their defaults are peft 0.21's `LoraConfig`. A field that would change what the adapter does and
+//! that we do not implement is refused by name, so that an adapter never gives other answers here than elsewhere.
+
+use std::collections::BTreeSet;
+
+use fancy_regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{Error, Result};
+
+pub(super) const CONFIG_FILE: &str = "adapter_config.json";
+/// Modules of a layer, in the order in which it uses them.
+const CANONICAL_ORDER: [&str; 11] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "qkv_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "down_proj",
+    "c_attn",
+    "c_fc",
+];
+
+/// Some modules, by name or by a pattern.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ModuleNames {
+    /// Each the end of a path, in whole parts: `q_proj`, `self_attn.q_proj`.
+    Names(Vec<String>),
+    /// A regular expression that the whole path must match.
+    Pattern(String),
+}
+
+impl ModuleNames {
+    /// True where the module at `path` is one of them.
+    pub fn has(&self, path: &str) -> Result<bool> {
+        match self {
+            Self::Names(names) => Ok(names.iter().any(|name| is_end(path, name))),
+            Self::Pattern(pattern) => matches("", pattern, path),
+        }
+    }
+
+    /// As a person would read them.
+    pub fn to_list(&self) -> Vec<String> {
+        match self {
+            Self::Names(names) => names.clone(),
+            Self::Pattern(pattern) => vec![pattern.clone()],
+        }
+    }
+}
+
+/// True where `name` is the end of `path`, in whole parts.
+pub(crate) fn is_end(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// True where all of `path` is what `pattern` says after `start`.
+fn matches(start: &str, pattern: &str, path: &str) -> Result<bool> {
+    Regex::new(&format!(r"\A{start}(?:{pattern})\z"))
+        .and_then(|regex| regex.is_match(path))
+        .map_err(|error| bad_config(format!("the pattern '{pattern}' cannot be used: {error}")))
+}
+
+/// What peft's `LoraConfig` says that matters to us.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    /// Strength before it is divided by the rank.
+    pub lora_alpha: f32,
+    /// Divide by the square root of the rank instead.
+    pub use_rslora: bool,
+    /// The adapted modules.
+    pub target_modules: ModuleNames,
+    /// Those of them that are not.
+    pub exclude_modules: Option<ModuleNames>,
+    /// The only layers that are adapted.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Other ranks for modules whose path ends as the pattern says; the first that does counts.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: Vec<(String, f32)>,
+    /// The adapted weights are `[in, out]` in the base model, as GPT-2's are. The factors are as ever.
+    pub fan_in_fan_out: bool,
+    /// The base model, where it is known.
+    pub base_model_name_or_path: Option<String>,
+}
+
+impl LoraConfig {
+    /// An adapter of all modules so named, with nothing out of the ordinary.
+    pub fn new(r: usize, lora_alpha: f32, target_modules: Vec<String>) -> Self {
+        Self {
+            r,
+            lora_alpha,
+            use_rslora: false,
+            target_modules: ModuleNames::Names(target_modules),
+            exclude_modules: None,
+            layers_to_transform: None,
+            rank_pattern: vec![],
+            alpha_pattern: vec![],
+            fan_in_fan_out: false,
+            base_model_name_or_path: None,
+        }
+    }
+
+    /// Rank and scaling of the module at `path`, where it is adapted: peft's `check_target_module_exists` and
+    /// `get_pattern_key`.
+    pub fn of_module(&self, path: &str) -> Result<Option<(usize, f32)>> {
+        let excluded = self.exclude_modules.as_ref().map_or(Ok(false), |modules| modules.has(path))?;
+        let in_layer = |layers: &Vec<usize>| layer_of(path).is_some_and(|layer| layers.contains(&layer));
+        if excluded || !self.target_modules.has(path)? || !self.layers_to_transform.as_ref().is_none_or(in_layer) {
+            return Ok(None);
+        }
+        let r = first_match(&self.rank_pattern, path)?.unwrap_or(self.r);
+        let alpha = first_match(&self.alpha_pattern, path)?.unwrap_or(self.lora_alpha);
+        let divisor = if self.use_rslora { (r as f32).sqrt() } else { r as f32 };
+        Ok(Some((r, alpha / divisor)))
+    }
+
+    /// Reads the file. What a list of modules is to be where the file says `all-linear` is for the caller to know.
+    pub(super) fn parse(config: &[u8], all_linear: impl FnOnce() -> Vec<String>) -> Result<Self> {
+        let fields: Map<String, Value> =
+            serde_json::from_slice(config).map_err(|error| bad_config(error.to_string()))?;
+        refuse_unimplemented(&fields)?;
+        let r = fields.get("r").and_then(rank).ok_or_else(|| bad_config("'r' is not a positive whole number"))?;
+        let lora_alpha = fields.get("lora_alpha").and_then(finite);
+        let target_modules = match modules(&fields, "target_modules")? {
+            Some(ModuleNames::Pattern(all)) if all == "all-linear" => ModuleNames::Names(all_linear()),
+            Some(modules) => modules,
+            None => return Err(bad_config("'target_modules' is missing")),
+        };
+        let mut config = Self {
+            r,
+            lora_alpha: lora_alpha.ok_or_else(|| bad_config("'lora_alpha' is not a number"))?,
+            use_rslora: fields.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            target_modules,
+            exclude_modules: modules(&fields, "exclude_modules")?,
+            layers_to_transform: layers(&fields)?,
+            rank_pattern: patterns(&fields, "rank_pattern", rank)?,
+            alpha_pattern: patterns(&fields, "alpha_pattern", finite)?,
+            fan_in_fan_out: fields.get("fan_in_fan_out").and_then(Value::as_bool).unwrap_or(false),
+            base_model_name_or_path: fields
+                .get("base_model_name_or_path")
+                .and_then(Value::as_str)
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
+        };
+        config.sort_target_modules();
+        Ok(config)
+    }
+
+    /// Puts module names into the order in which a layer uses them.
+    pub fn sort_target_modules(&mut self) {
+        let ModuleNames::Names(names) = &mut self.target_modules else { return };
+        let place = |name: &String| CANONICAL_ORDER.iter().position(|known| known == name).unwrap_or(usize::MAX);
+        names.sort_by(|one, other| place(one).cmp(&place(other)).then_with(|| one.cmp(other)));
+        names.dedup();
+    }
+
+    /// Every field that peft 0.21 writes, in its order.
+    pub(super) fn to_json(&self) -> Value {
+        let by_pattern = |pairs: Vec<(&String, Value)>| -> Value {
+            Value::Object(pairs.into_iter().map(|(pattern, value)| (pattern.clone(), value)).collect())
+        };
+        json!({
+            "alora_invocation_tokens": null,
+            "alpha_pattern": by_pattern(self.alpha_pattern.iter().map(|(name, alpha)| (name, whole(*alpha))).collect()),
+            "arrow_config": null,
+            "auto_mapping": null,
+            "base_model_name_or_path": self.base_model_name_or_path,
+            "bias": "none",
+            "corda_config": null,
+            "ensure_weight_tying": false,
+            "eva_config": null,
+            "exclude_modules": self.exclude_modules,
+            "fan_in_fan_out": self.fan_in_fan_out,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "kasa_config": null,
+            "layer_replication": null,
+            "layers_pattern": null,
+            "layers_to_transform": self.layers_to_transform,
+            "loftq_config": {},
+            "lora_alpha": whole(self.lora_alpha),
+            "lora_bias": false,
+            "lora_dropout": 0.0,
+            "lora_ga_config": null,
+            "megatron_config": null,
+            "megatron_core": "megatron.core",
+            "modules_to_save": null,
+            "monteclora_config": null,
+            "peft_type": "LORA",
+            "peft_version": "0.21.2",
+            "qalora_group_size": 16,
+            "r": self.r,
+            "rank_pattern": by_pattern(self.rank_pattern.iter().map(|(name, r)| (name, json!(r))).collect()),
+            "revision": null,
+            "target_modules": self.target_modules,
+            "target_parameters": null,
+            "task_type": "CAUSAL_LM",
+            "trainable_token_indices": null,
+            "use_bdlora": null,
+            "use_dora": false,
+            "use_qalora": false,
+            "use_rslora": self.use_rslora,
+            "velora_config": null
+        })
+    }
+}
+
+/// peft has an alpha as a whole number where it is one, and so have those who read it as an int.
+fn whole(alpha: f32) -> Value {
+    if alpha.fract() == 0.0 && alpha.abs() < 1e9 { json!(alpha as i64) } else { json!(alpha) }
+}
+
+/// The number after a list of layers in a path: peft's `.*\.[^.]*\.(\d+)\.`.
+fn layer_of(path: &str) -> Option<usize> {
+    let parts: Vec<&str> = path.split('.').collect();
+    let inner = parts.get(2..parts.len().saturating_sub(1))?;
+    inner.iter().rev().find_map(|part| part.parse().ok())
+}
+
+/// What may stand before the end of a path.
+const PARTS: &str = r"(?:.*\.)?";
+
+/// The value of the first pattern that the end of `path` matches.
+fn first_match<T: Copy>(patterns: &[(String, T)], path: &str) -> Result<Option<T>> {
+    for (pattern, value) in patterns {
+        if matches(PARTS, pattern, path)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn bad_config(message: impl Into<String>) -> Error {
+    Error::BadFile { file: CONFIG_FILE.to_owned(), message: message.into() }
+}
+
+fn unsupported(field: &str, message: String) -> Error {
+    Error::Unsupported { file: CONFIG_FILE.to_owned(), field: field.to_owned(), message }
+}
+
+/// Refuses what would make the adapter act differently from what we compute. Fields that we do not know are refused
+/// too when they are switched on: new kinds of LoRA arrive as new fields.
+fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
+    /// Read, or without effect on a trained adapter.
+    const HARMLESS: [&str; 26] = [
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+        "runtime_config",
+    ];
+    match fields.get("peft_type").and_then(Value::as_str) {
+        Some("LORA") => {}
+        Some(other) => return Err(unsupported("peft_type", format!("it is '{other}', 'LORA' is read"))),
+        None => return Err(bad_config("'peft_type' is missing")),
+    }
+    for (name, value) in fields {
+        let harmless = HARMLESS.contains(&name.as_str());
+        let as_we_do = match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(items) => items.is_empty() || harmless,
+            Value::Object(items) => items.is_empty() || harmless,
+            Value::String(text) => match name.as_str() {
+                "bias" => text == "none",
+                // The other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base model with them.
+                "init_lora_weights" => matches!(text.as_str(), "gaussian" | "orthogonal" | "eva"),
+                _ => text.is_empty() || harmless,
+            },
+            Value::Bool(true) | Value::Number(_) => harmless,
+        };
+        if !as_we_do {
+            let shown: String = value.to_string().chars().take(60).collect();
+            return Err(unsupported(name, format!("it is {shown}, which changes what an adapter does")));
+        }
+    }
+    Ok(())
+}
+
+fn rank(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|r| usize::try_from(r).ok()).filter(|&r| r > 0)
+}
+
+fn finite(value: &Value) -> Option<f32> {
+    value.as_f64().map(|alpha| alpha as f32).filter(|alpha| alpha.is_finite())
+}
+
+fn modules(fields: &Map<String, Value>, field: &str) -> Result<Option<ModuleNames>> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(pattern)) => {
+            let modules = ModuleNames::Pattern(pattern.clone());
+            modules.has("").map(|_| Some(modules))
+        }
+        Some(Value::Array(names)) => {
+            let names: Option<BTreeSet<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+            let names = names.ok_or_else(|| bad_config(format!("'{field}' is not a list of names")))?;
+            Ok(Some(ModuleNames::Names(names.into_iter().collect())))
+        }
+        Some(_) => Err(bad_config(format!("'{field}' is not a list of names"))),
+    }
+}
+
+/// One layer, a list of them, or null for all.
+fn layers(fields: &Map<String, Value>) -> Result<Option<Vec<usize>>> {
+    const FIELD: &str = "layers_to_transform";
+    let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
+    let layers = match fields.get(FIELD) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(list)) if list.is_empty() => return Ok(None),
+        Some(Value::Array(list)) => list.iter().map(layer).collect(),
+        Some(value) => layer(value).map(|layer| vec![layer]),
+    };
+    layers.map(Some).ok_or_else(|| bad_config(format!("'{FIELD}' is not a list of layers")))
+}
+
+fn patterns<T>(
+    fields: &Map<String, Value>,
+    field: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(vec![]),
+        Some(Value::Object(pairs)) => pairs
+            .iter()
+            .map(|(pattern, value)| {
+                matches(PARTS, pattern, "")?;
+                let value = read(value).ok_or_else(|| bad_config(format!("'{field}' has {value} for '{pattern}'")))?;
+                Ok((pattern.clone(), value))
+            })
+            .collect(),
+        Some(_) => Err(bad_config(format!("'{field}' is not an object"))),
+    }
+}

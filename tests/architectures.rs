@@ -1,0 +1,88 @@
+//! Every architecture from a Hugging Face folder and from the GGUF that llama.cpp's own converter makes of it
+//! (`tests/fixtures/gguf/make_gguf.py`): the same modules by the same names, the same logits, and an adapter of the one
+//! fits the other.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::path::Path;
+use std::rc::Rc;
+
+use web_lora::gpu::{Buffer, DeviceOptions, Gpu, Plan, Step};
+use web_lora::io::{ByteSource, Checkpoint, FileSource, LoraConfig, ModuleNames};
+use web_lora::kernels::{Matrix, Token, stride};
+use web_lora::layers::Batch;
+use web_lora::lora::Adapter;
+use web_lora::model::{self, Architecture};
+
+const N_TOKENS: usize = 23;
+
+fn open(paths: &[String]) -> Checkpoint {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
+    let source = |path: &String| Rc::new(FileSource::open(fixtures.join(path)).unwrap()) as Rc<dyn ByteSource>;
+    pollster::block_on(Checkpoint::open(&paths.iter().map(source).collect::<Vec<_>>())).unwrap()
+}
+
+/// Logits of all tokens but the pads of their rows.
+async fn logits(gpu: &Gpu, model: &dyn Architecture, adapter: &Adapter) -> Vec<f32> {
+    let vocab_size = model.config().vocab_size;
+    let batch = Batch::new(gpu, N_TOKENS, N_TOKENS).unwrap();
+    let token = |at: u32| Token { id: at * 7 % 40, position: at, start: 0, end: N_TOKENS as u32 };
+    let tokens: Vec<Token> = (0..N_TOKENS as u32).map(token).collect();
+    batch.write(gpu, &tokens, &(0..N_TOKENS as u32).map(|row| (row, 0)).collect::<Vec<_>>());
+    let out = Buffer::storage(gpu, "logits", Matrix::size_bytes(N_TOKENS, vocab_size)).unwrap();
+    let (mut rec, view) = batch.recording();
+    let factors = adapter.view(&mut rec, None);
+    let matrix = Matrix { slice: rec.external(&out), width: vocab_size };
+    model.infer(&mut rec, &view, &factors, None, matrix);
+    let n = N_TOKENS as u32;
+    let plan = Plan::new(gpu, &rec, |_, _| ()).await.unwrap();
+    plan.replay(gpu, &Step { n_tokens: n, n_targets: n, strength: 1.0, ..Default::default() });
+    let bytes = out.read(gpu).await.unwrap();
+    let values: &[f32] = bytemuck::cast_slice(&bytes);
+    values.chunks(stride(vocab_size)).take(N_TOKENS).flat_map(|row| &row[..vocab_size]).copied().collect()
+}
+
+async fn check(gpu: &Gpu, case: &str) {
+    let folder = open(&["config.json", "model.safetensors"].map(|name| format!("{case}/{name}")));
+    let gguf = open(&[format!("{case}.gguf")]);
+    let models = [
+        model::load(gpu, &folder, 64, &mut |_, _| true).await.unwrap_or_else(|error| panic!("{case}: {error}")),
+        model::load(gpu, &gguf, 64, &mut |_, _| true).await.unwrap_or_else(|error| panic!("{case}.gguf: {error}")),
+    ];
+    let [from_folder, from_gguf] = &models;
+    assert_eq!(from_folder.config(), from_gguf.config(), "{case}");
+    assert_eq!(from_folder.modules(), from_gguf.modules(), "{case}");
+
+    // An adapter of the GGUF, away from zero, then on the folder.
+    let groups = from_gguf.modules();
+    let kinds = groups.iter().flat_map(|group| &group.modules).map(|module| module.kind().to_owned()).collect();
+    let fresh = Adapter::new(gpu, LoraConfig::new(3, 6.0, kinds), &groups, 1).unwrap();
+    let mut file = fresh.to_file(gpu).await.unwrap();
+    assert!(matches!(&file.config.target_modules, ModuleNames::Names(names) if names.len() >= 3));
+    for (at, value) in file.tensors.values_mut().flat_map(|matrix| &mut matrix.data).enumerate() {
+        *value += (at * 37 % 101) as f32 / 500.0 - 0.1;
+    }
+    let mut both = vec![];
+    for (model, groups) in [(from_folder, from_folder.modules()), (from_gguf, groups)] {
+        let adapter = Adapter::from_file(gpu, &file, &groups).unwrap();
+        both.push((logits(gpu, &**model, &fresh).await, logits(gpu, &**model, &adapter).await));
+    }
+    assert!(both[0].0.iter().all(|value| value.is_finite()) && both[0].0 != both[0].1, "{case}");
+    if case == "gemma3" {
+        // The GGUF's norms are one more than the folder's, which rounds them.
+        let pairs = both[0].0.iter().chain(&both[0].1).zip(both[1].0.iter().chain(&both[1].1));
+        let largest = pairs.clone().fold(0f32, |most, (a, _)| most.max(a.abs()));
+        assert!(pairs.map(|(a, b)| (a - b).abs()).all(|off| off < 1e-5 * largest), "{case}");
+    } else {
+        assert!(both[0] == both[1], "{case}: logits differ");
+    }
+}
+
+#[test]
+fn a_gguf_is_the_model_it_was_made_from() {
+    pollster::block_on(async {
+        let gpu = Gpu::request(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
+        for case in ["gemma3", "gpt2", "llama", "phi3", "qwen2", "qwen3"] {
+            check(&gpu, case).await;
+        }
+    });
+}
