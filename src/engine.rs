@@ -270,6 +270,24 @@ struct Loaded {
     template: Option<ChatTemplate>,
 }
 
+impl Loaded {
+    /// Refuses tokens that the model has no embedding for. Tokenizers may name more than the model has: Gemma's has one
+    /// for pictures.
+    fn check_ids<'a>(&self, ids: impl IntoIterator<Item = &'a u32>) -> Result<()> {
+        let vocab_size = self.architecture.config().vocab_size;
+        match ids.into_iter().find(|&&id| id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(id) => Err(Error::BadFile {
+                file: self.name.clone(),
+                message: format!(
+                    "its tokenizer makes token {id} of this text, and the model has {vocab_size}: leave out what is \
+                     not text, or choose the tokenizer that belongs to the model"
+                ),
+            }),
+        }
+    }
+}
+
 struct Run {
     trainer: Trainer,
     options: TrainOptions,
@@ -367,13 +385,6 @@ impl Engine {
         let weight_bytes = self.gpu.allocated_bytes() - before;
         let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template()?);
         let config = architecture.config();
-        if let Some(tokenizer) = tokenizer.as_ref().ok().filter(|tokenizer| tokenizer.vocab_size() > config.vocab_size)
-        {
-            return Err(Error::BadFile {
-                file: checkpoint.config_file().to_owned(),
-                message: format!("vocab_size is {}, the tokenizer has {}", config.vocab_size, tokenizer.vocab_size()),
-            });
-        }
         let numbers = |tensor: &Tensor| tensor.rows() as u64 * tensor.cols() as u64;
         let info = ModelInfo {
             name: checkpoint.name().to_owned(),
@@ -429,6 +440,7 @@ impl Engine {
         }
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
         let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
+        model.check_ids(dataset.examples.iter().flat_map(|example| &example.ids))?;
         let report = dataset.report(tokenizer)?;
         self.end_training();
         self.dataset = Some(dataset);
@@ -600,6 +612,7 @@ impl Engine {
                 bos.into_iter().chain(tokenizer.encode(text)?).collect()
             }
         };
+        model.check_ids(&ids)?;
         if self.generator.is_none() {
             let adapter = self.adapter.as_ref().map(|(adapter, _)| adapter);
             let n_positions = model.architecture.context_length();

@@ -130,7 +130,8 @@ impl Engine {
         self.engine.clear_dataset();
     }
 
-    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `targetModules`, `seed`.
+    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `targetModules`, `excludeModules`, `layersToTransform`,
+    /// `rankPattern`, `alphaPattern`, `seed`.
     #[wasm_bindgen(js_name = newAdapter)]
     pub fn new_adapter(&mut self, options: JsValue) -> JsResult<JsValue> {
         let options: LoraOptions = from_js("options", options)?;

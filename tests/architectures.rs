@@ -1,6 +1,7 @@
 //! Every architecture from a Hugging Face folder and from the GGUF that llama.cpp's own converter makes of it
 //! (`tests/fixtures/gguf/make_gguf.py`): the same modules by the same names, the same logits, and an adapter of the one
-//! fits the other.
+//! fits the other. With `ADAPTER_OUT`, each adapter and the logits it gives on the GGUF are written to a folder there,
+//! which `tests/fixtures/check_peft.py` loads with peft on the Hugging Face folder.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::path::Path;
@@ -21,12 +22,16 @@ fn open(paths: &[String]) -> Checkpoint {
     pollster::block_on(Checkpoint::open(&paths.iter().map(source).collect::<Vec<_>>())).unwrap()
 }
 
+fn ids() -> Vec<u32> {
+    (0..N_TOKENS as u32).map(|at| at * 7 % 40).collect()
+}
+
 /// Logits of all tokens but the pads of their rows.
 async fn logits(gpu: &Gpu, model: &dyn Architecture, adapter: &Adapter) -> Vec<f32> {
     let vocab_size = model.config().vocab_size;
     let batch = Batch::new(gpu, N_TOKENS, N_TOKENS).unwrap();
-    let token = |at: u32| Token { id: at * 7 % 40, position: at, start: 0, end: N_TOKENS as u32 };
-    let tokens: Vec<Token> = (0..N_TOKENS as u32).map(token).collect();
+    let token = |(at, &id): (u32, &u32)| Token { id, position: at, start: 0, end: N_TOKENS as u32 };
+    let tokens: Vec<Token> = (0..).zip(&ids()).map(token).collect();
     batch.write(gpu, &tokens, &(0..N_TOKENS as u32).map(|row| (row, 0)).collect::<Vec<_>>());
     let out = Buffer::storage(gpu, "logits", Matrix::size_bytes(N_TOKENS, vocab_size)).unwrap();
     let (mut rec, view) = batch.recording();
@@ -67,6 +72,15 @@ async fn check(gpu: &Gpu, case: &str) {
         both.push((logits(gpu, &**model, &fresh).await, logits(gpu, &**model, &adapter).await));
     }
     assert!(both[0].0.iter().all(|value| value.is_finite()) && both[0].0 != both[0].1, "{case}");
+    if let Some(out) = std::env::var_os("ADAPTER_OUT") {
+        let out = Path::new(&out).join(case);
+        std::fs::create_dir_all(&out).unwrap();
+        let (config, weights) = file.write();
+        std::fs::write(out.join("adapter_config.json"), config).unwrap();
+        std::fs::write(out.join("adapter_model.safetensors"), weights).unwrap();
+        std::fs::write(out.join("ids.json"), serde_json::to_vec(&ids()).unwrap()).unwrap();
+        std::fs::write(out.join("logits.f32"), bytemuck::cast_slice(&both[1].1)).unwrap();
+    }
     if case == "gemma3" {
         // The GGUF's norms are one more than the folder's, which rounds them.
         let pairs = both[0].0.iter().chain(&both[0].1).zip(both[1].0.iter().chain(&both[1].1));

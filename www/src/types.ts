@@ -128,7 +128,19 @@ export interface AdapterOptions {
   r?: number;
   loraAlpha?: number;
   useRslora?: boolean;
-  targetModules?: string[];
+  /**
+   * Ends of module paths (`q_proj`, `mlp.down_proj`), a regular expression for whole paths, or `all-linear`, which is what
+   * is taken where nothing is given.
+   */
+  targetModules?: string[] | string;
+  /** Those of them that are left alone. */
+  excludeModules?: string[] | string;
+  /** The only layers that are adapted. */
+  layersToTransform?: number[];
+  /** Other ranks, by the end of a module's path (a regular expression); the first that fits counts. */
+  rankPattern?: Record<string, number>;
+  /** Other alphas, likewise. */
+  alphaPattern?: Record<string, number>;
   seed?: number;
 }
 
@@ -191,7 +203,7 @@ export interface PlanMemoryOptions {
   contextLength?: number;
   quantize?: Quantization;
   r?: number;
-  targetModules?: string[];
+  targetModules?: string[] | string;
   /** 512 where not given. */
   tokensPerPass?: number;
   memoryBudget?: number;
