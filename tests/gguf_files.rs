@@ -226,9 +226,9 @@ const BROKEN: &[Case] = &[
         "the tensor 'blk.0.attn_q.bias' is not supported",
     ),
     (
-        "window",
-        |w| w.set("llama.attention.sliding_window", 4, 8u32.to_le_bytes().into()),
-        "llama.attention.sliding_window is not supported",
+        "clamped attention",
+        |w| w.set("llama.attention.clamp_kqv", 6, 8f32.to_le_bytes().into()),
+        "llama.attention.clamp_kqv is not supported",
     ),
     ("split", |w| w.set("split.count", 2, vec![3, 0]), "part 2 is missing: small.gguf is part 1 of 3"),
     ("split.no beyond", |w| w.set("split.no", 2, vec![1, 0]), "'split.no' is 1 of 1 parts"),
