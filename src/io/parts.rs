@@ -116,7 +116,6 @@ struct Index {
 /// in none. `model.safetensors` where there is one, else the shards that the index names, else those that name each
 /// other.
 pub(super) async fn open_safetensors(files: &[Rc<dyn ByteSource>]) -> Result<(Vec<Tensor>, Sources, String)> {
-    let is_missing = |name: &str, why: String| bad_file(name, format!("is missing: {why}"));
     let mut index = BTreeMap::new();
     let (names, blamed) = if let Some(whole) = find(files, "model.safetensors")? {
         (vec!["model.safetensors".to_owned()], whole.name())
@@ -136,7 +135,8 @@ pub(super) async fn open_safetensors(files: &[Rc<dyn ByteSource>]) -> Result<(Ve
 
     let (mut tensors, mut sources) = (BTreeMap::<String, Tensor>::new(), Sources::new());
     for name in &names {
-        let source = find(files, name)?.ok_or_else(|| is_missing(name, format!("{blamed} goes with it")))?;
+        let missing = || bad_file(name, format!("is missing: {blamed} goes with it"));
+        let source = find(files, name)?.ok_or_else(missing)?;
         for entry in safetensors::read_header(source).await? {
             let safetensors::Entry { name, dtype, shape, offset } = entry;
             let (stored, file, transposed, plus_one) = (dtype, sources.len(), false, false);

@@ -8,6 +8,8 @@ import type { ByteSource } from './wasm.js';
 const OPTIONAL_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'];
 /** Where the weights are in a folder that has them in several files. */
 const INDEX = 'model.safetensors.index.json';
+/** Indices of the largest models have some hundred kilobytes. */
+const MAX_INDEX_BYTES = 2 ** 24;
 const ATTEMPTS = 3;
 
 /** Opens each file of a source, reading no more of it than its size. */
@@ -55,8 +57,8 @@ function parts(url: string): string[] {
 /** The files that an index names. What is wrong with the index is for the engine to say. */
 async function shards(index: ByteSource): Promise<string[]> {
   try {
-    const { weight_map: map } = JSON.parse(new TextDecoder().decode(await index.read(0, index.size)));
-    return [...new Set(Object.values(map ?? {}))].filter((name) => typeof name === 'string');
+    const text = new TextDecoder().decode(await index.read(0, Math.min(index.size, MAX_INDEX_BYTES)));
+    return [...new Set(Object.values(JSON.parse(text)?.weight_map ?? {}))].filter((name) => typeof name === 'string');
   } catch (error) {
     if (error instanceof SyntaxError) return [];
     throw error;
