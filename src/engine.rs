@@ -11,7 +11,8 @@ use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{
-    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, ModuleNames, Tensor, Tokenizer,
+    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, ModuleNames, Quantization,
+    QuantizationError, Tensor, Tokenizer,
 };
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
@@ -36,6 +37,16 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadOptions {
+    /// Most positions it is to run at; 2,048 where not given, and no more than it was made for.
+    pub context_length: Option<usize>,
+    /// What its matrices of F32, F16 and BF16 are made into; they stay as they are where not given.
+    pub quantize: Option<Quantization>,
+}
+
 /// What was loaded.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +57,7 @@ pub struct ModelInfo {
     pub model_type: String,
     /// Numbers in it.
     pub parameters: u64,
-    /// Bytes of them in the file, and about as many on the GPU.
+    /// Bytes of them as they were loaded, and about as many on the GPU.
     pub weight_bytes: u64,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -56,8 +67,11 @@ pub struct ModelInfo {
     pub context_length: usize,
     /// Entries of its vocabulary.
     pub vocab_size: usize,
-    /// The type most of its numbers have.
+    /// The type most of its numbers have, as they were loaded.
     pub dtype: String,
+    /// What quantising them cost; None where none were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationError>,
     /// What `targetModules` may name.
     pub target_modules: Vec<String>,
     /// Text can be given.
@@ -149,8 +163,10 @@ fn by_pattern<T: PartialOrd + Default>(
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlanOptions {
-    /// As for [`Engine::load_model`].
+    /// As in [`LoadOptions`].
     pub context_length: Option<usize>,
+    /// As in [`LoadOptions`].
+    pub quantize: Option<Quantization>,
     /// As in [`LoraOptions`].
     pub r: Option<usize>,
     /// As in [`LoraOptions`].
@@ -322,6 +338,14 @@ fn within(name: &str, value: Option<usize>, default: usize) -> Result<usize> {
     }
 }
 
+async fn open(files: &[Rc<dyn ByteSource>], quantize: Option<Quantization>) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(files).await?;
+    Ok(match quantize {
+        Some(to) => checkpoint.quantized(to),
+        None => checkpoint,
+    })
+}
+
 fn not_ready<T>(message: &str) -> Result<T> {
     Err(Error::NotReady { message: message.into() })
 }
@@ -369,19 +393,19 @@ impl Engine {
         self.gpu.counts()
     }
 
-    /// Loads a GGUF file or the files of a Hugging Face folder, in place of what was loaded. `progress` returns false
-    /// to stop.
+    /// Loads GGUF files or those of a Hugging Face folder, in place of what was loaded. `progress` returns false to
+    /// stop.
     pub async fn load_model(
         &mut self,
         files: &[Rc<dyn ByteSource>],
-        context_length: Option<usize>,
+        options: LoadOptions,
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<ModelInfo> {
-        let context_length = within("contextLength", context_length, DEFAULT_CONTEXT)?;
+        let context_length = within("contextLength", options.context_length, DEFAULT_CONTEXT)?;
         self.end_training();
         (self.generator, self.adapter, self.dataset, self.model) = (None, None, None, None);
         progress(Progress { phase: "open", loaded: 0, total: 1 });
-        let checkpoint = Checkpoint::open(files).await?;
+        let checkpoint = open(files, options.quantize).await?;
         let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
         let before = self.gpu.allocated_bytes();
         let architecture = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
@@ -399,6 +423,7 @@ impl Engine {
             context_length: architecture.context_length(),
             vocab_size: config.vocab_size,
             dtype: commonest_dtype(&checkpoint),
+            quantization: checkpoint.quantization_error(),
             target_modules: kinds(&architecture.modules()),
             has_tokenizer: tokenizer.is_ok(),
             has_chat_template: template.is_some(),
@@ -416,7 +441,7 @@ impl Engine {
     pub async fn plan_memory(&self, files: &[Rc<dyn ByteSource>], options: PlanOptions) -> Result<Forecast> {
         let context_length = within("contextLength", options.context_length, DEFAULT_CONTEXT)?;
         let max_tokens = within("tokensPerPass", options.tokens_per_pass, DEFAULT_PASS)?;
-        let checkpoint = Checkpoint::open(files).await?;
+        let checkpoint = open(files, options.quantize).await?;
         let gpu = Rc::new(Gpu::paper(self.device().clone()));
         let model = model::load(&gpu, &checkpoint, context_length, &mut |_, _| true).await?;
         let weights = gpu.allocated_bytes();

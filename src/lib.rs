@@ -5,7 +5,7 @@
 //! # The way of the data
 //!
 //! ```text
-//! files            GGUF, or config.json + model.safetensors + tokenizer.json     io::ByteSource
+//! files            GGUF, or config.json + safetensors + tokenizer.json           io::ByteSource
 //!   └─ io          parse and check: plain structs out                            io::Checkpoint, io::Tokenizer
 //!   └─ data        record → template → tokens → which are supervised → packs     data::Dataset
 //!   └─ model       one file for each model_type: a recipe for the one decoder    model::Architecture
@@ -63,7 +63,9 @@
 //!
 //! **Frozen weights stay as the file has them.** Block types are repacked once (scales apart, eight columns to aligned
 //! words) and dequantised where a product loads them, in both directions. Q4_0 and Q4_1 share a layout, as do Q5_0 and
-//! Q5_1: the zero point becomes a minimum, exactly. Q4_K and Q5_K lie as these do, with scales of their own.
+//! Q5_1: the zero point becomes a minimum, exactly. Q4_K and Q5_K lie as these do, with scales of their own; IQ4_NL and
+//! IQ4_XS share a layout and a table. A model in plain numbers can be read as if its file were quantised
+//! ([`io::Checkpoint::quantized`]): nothing above `io` can tell, the memory plan included.
 //! llama.cpp's row order of q and k is undone while loading, so an adapter trained on a GGUF fits the original model, and
 //! the weights that GPT-2 keeps as `[in, out]` are turned. A weight over the binding limit is cut into parts.
 //!

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::engine::{LoraOptions, PlanOptions, Progress, Prompt};
+use crate::engine::{LoadOptions, LoraOptions, PlanOptions, Progress, Prompt};
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
@@ -39,12 +39,6 @@ struct CreateOptions {
     default_limits: bool,
     variant: Option<Variant>,
     products: Option<Choice>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-struct LoadOptions {
-    context_length: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
@@ -99,7 +93,8 @@ impl Engine {
         to_js(self.engine.products())
     }
 
-    /// Loads `files`, each `{name, size, read(offset, length)}`. `on_progress` may return false to stop.
+    /// Loads `files`, each `{name, size, read(offset, length)}`. Options: `contextLength`, `quantize`. `on_progress` may
+    /// return false to stop.
     #[wasm_bindgen(js_name = loadModel)]
     pub async fn load_model(
         &mut self,
@@ -110,12 +105,12 @@ impl Engine {
         let options: LoadOptions = from_js("options", options)?;
         let sources = sources(&files)?;
         let mut progress = |progress| goes_on(&on_progress, to_js(&progress));
-        let info = self.engine.load_model(&sources, options.context_length, &mut progress).await;
+        let info = self.engine.load_model(&sources, options, &mut progress).await;
         to_js(&info.map_err(to_js_error)?)
     }
 
-    /// The GPU memory that training would take, from the headers of `files`. Options: `contextLength`, `r`,
-    /// `targetModules`, `tokensPerPass`.
+    /// The GPU memory that training would take, from the headers of `files`. Options: `contextLength`,
+    /// `quantize`, `r`, `targetModules`, `tokensPerPass`, `memoryBudget`.
     #[wasm_bindgen(js_name = planMemory)]
     pub async fn plan_memory(&self, files: Vec<JsValue>, options: JsValue) -> JsResult<JsValue> {
         let options: PlanOptions = from_js("options", options)?;

@@ -85,6 +85,27 @@ fn damaged_gguf_files() {
 }
 
 #[test]
+fn damaged_parts() {
+    let parts: Vec<Vec<u8>> = writer::split(writer::small_model(), 2).iter().map(writer::Writer::bytes).collect();
+    let mut opened = 0;
+    damage(&parts[1][..400], 3000, |damaged| {
+        let second = [&damaged, &parts[1][400..]].concat();
+        opened += usize::from(use_model(vec![("1.gguf", parts[0].clone()), ("2.gguf", second)]));
+    });
+    println!("{opened} of 3000 opened");
+
+    let header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let index = br#"{"weight_map": {"a": "one.safetensors"}}"#;
+    let files = |index: &[u8]| {
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
+        let config = ("config.json", b"{}".to_vec());
+        vec![config, ("one.safetensors", weights), ("model.safetensors.index.json", index.to_vec())]
+    };
+    assert!(use_model(files(index)));
+    damage(index, 3000, |damaged| _ = use_model(files(&damaged)));
+}
+
+#[test]
 fn damaged_folders() {
     let tokenizer = br#"{"added_tokens": [{"id": 5, "content": "<s>", "single_word": false, "lstrip": false,
         "rstrip": false, "normalized": false, "special": true}],

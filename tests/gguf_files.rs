@@ -2,6 +2,7 @@
 //! The table of broken files follows llama.cpp's `tests/test-gguf.cpp` and its published advisories.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[allow(dead_code)]
 #[path = "gguf_files/writer.rs"]
 mod writer;
 
@@ -51,7 +52,7 @@ fn a_small_model_is_read() {
 #[test]
 fn every_type_is_read() {
     let fixture = SafeTensors::deserialize(include_bytes!("fixtures/quants/quants.safetensors")).unwrap();
-    let kinds = [0, 1, 30, 2, 3, 6, 7, 8, 12, 13, 14];
+    let kinds = [0, 1, 30, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23];
     let mut writer = small_model();
     for (dtype, kind) in DType::ALL.into_iter().zip(kinds) {
         let blocks = fixture.tensor(&format!("{dtype}.blocks")).unwrap();
@@ -175,7 +176,9 @@ const BROKEN: &[Case] = &[
     ("size beyond the file", |w| w.tensors[1].dims = vec![1 << 40], "lies past its end"),
     ("type withdrawn", |w| w.tensors[0].kind = 4, "has the unknown type 4"),
     ("type -1", |w| w.tensors[0].kind = u32::MAX, "unknown type 4294967295"),
-    ("type Q3_K", |w| w.tensors[0].kind = 11, "tensor type Q3_K is not supported: tensor 'token_embd.weight'"),
+    ("type IQ2_XS", |w| w.tensors[0].kind = 17, "tensor type IQ2_XS is not supported: tensor 'token_embd.weight'"),
+    ("type IQ3_S", |w| w.tensors[0].kind = 21, "choose the model in one of these, or convert it with llama-quantize"),
+    ("type NVFP4", |w| w.tensors[0].kind = 40, "tensor type NVFP4 is not supported"),
     ("type I32", |w| w.tensors[0].kind = 26, "tensor type I32 is not supported"),
     ("offset unaligned", |w| w.tensors[1].offset = Some(33), "begins at 33, no multiple of 32"),
     ("offset at the end", |w| w.tensors[1].offset = Some(1 << 40), "lies past its end"),
@@ -223,11 +226,14 @@ const BROKEN: &[Case] = &[
         "the tensor 'blk.0.attn_q.bias' is not supported",
     ),
     (
-        "window",
-        |w| w.set("llama.attention.sliding_window", 4, 8u32.to_le_bytes().into()),
-        "llama.attention.sliding_window is not supported",
+        "clamped attention",
+        |w| w.set("llama.attention.clamp_kqv", 6, 8f32.to_le_bytes().into()),
+        "llama.attention.clamp_kqv is not supported",
     ),
-    ("split", |w| w.set("split.count", 2, vec![3, 0]), "split.count is not supported"),
+    ("split", |w| w.set("split.count", 2, vec![3, 0]), "part 2 is missing: small.gguf is part 1 of 3"),
+    ("split.no beyond", |w| w.set("split.no", 2, vec![1, 0]), "'split.no' is 1 of 1 parts"),
+    ("split.count a text", |w| w.set("split.count", 8, text("3")), "'split.count' is not a whole number"),
+    ("split.count 2^32 - 1", |w| w.set("split.count", 4, vec![0xff; 4]), "part 2 is missing"),
 ];
 
 /// The beginning of a list that claims `len` items.

@@ -7,19 +7,21 @@
 //! loads with peft.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "golden/logits.rs"]
+mod logits;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use logits::logits;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use web_lora::generate::{GenerateOptions, Generator};
-use web_lora::gpu::{Buffer, DeviceOptions, Gpu, Plan, Step};
+use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix as HostMatrix};
-use web_lora::kernels::{Matrix, stride};
-use web_lora::layers::Batch;
 use web_lora::lora::{Adapter, merged};
-use web_lora::model::{self, Architecture};
+use web_lora::model;
 use web_lora::train::{Pass, Schedule, TrainOptions, Trainer};
 
 /// Largest `‖ours - reference‖ / ‖reference‖` of any tensor, by what is compared. PyTorch in float32 is within 1e-6,
@@ -192,7 +194,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
 
     let n_micro = golden.shape("input_ids")?[0];
     let passes: Vec<Pass> = (0..n_micro).map(|g| golden.pass(g)).collect::<Anyhow<_>>()?;
-    worst.add("logits", &logits(&gpu, &*model, &adapter, &passes[0]).await?, &expected_logits(&golden)?);
+    worst.add("logits", &logits(&gpu, &*model, Some(&adapter), &passes[0]).await?, &expected_logits(&golden)?);
 
     let max_tokens = passes.iter().map(|pass| pass.tokens.len()).max().unwrap();
     let before = gpu.allocated_bytes();
@@ -265,7 +267,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     if let Some(out) = std::env::var_os("GOLDEN_OUT") {
         let out = Path::new(&out).join(dir.file_name().unwrap_or_default());
         std::fs::create_dir_all(&out)?;
-        let logits = logits(&gpu, &*model, &adapter, &passes[0]).await?;
+        let logits = logits(&gpu, &*model, Some(&adapter), &passes[0]).await?;
         std::fs::write(out.join("adapter_config.json"), &config)?;
         std::fs::write(out.join("adapter_model.safetensors"), &weights)?;
         std::fs::write(out.join("logits.f32"), bytemuck::cast_slice(&logits))?;
@@ -297,24 +299,6 @@ fn train_options(golden: &Golden) -> (TrainOptions, usize) {
         ..Default::default()
     };
     (options, number("steps") as usize)
-}
-
-/// Logits of every token of a pass, `[n_tokens, vocab_size]`.
-async fn logits(gpu: &Gpu, model: &dyn Architecture, adapter: &Adapter, pass: &Pass) -> Anyhow<Vec<f32>> {
-    let (n, vocab_size) = (pass.tokens.len(), model.config().vocab_size);
-    let batch = Batch::new(gpu, n, n)?;
-    let rows: Vec<(u32, u32)> = (0..n as u32).map(|row| (row, 0)).collect();
-    batch.write(gpu, &pass.tokens, &rows);
-    let out = Buffer::storage(gpu, "logits", Matrix::size_bytes(n, vocab_size))?;
-    let (mut rec, view) = batch.recording();
-    let factors = adapter.view(&mut rec, None);
-    let matrix = Matrix { slice: rec.external(&out), width: vocab_size };
-    model.infer(&mut rec, &view, &factors, None, matrix);
-    let plan = Plan::new(gpu, &rec, |_, _| ()).await?;
-    plan.replay(gpu, &Step { n_tokens: n as u32, n_targets: n as u32, strength: 1.0, ..Default::default() });
-    let bytes = out.read(gpu).await?;
-    let values: &[f32] = bytemuck::cast_slice(&bytes);
-    Ok(values.chunks(stride(vocab_size)).take(n).flat_map(|row| &row[..vocab_size]).copied().collect())
 }
 
 /// The reference's logits of micro-batch 0, rows that are padding left out.

@@ -6,16 +6,18 @@
 #[path = "gguf_files/writer.rs"]
 mod writer;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use web_lora::gpu::{DeviceOptions, Gpu};
-use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture, LoraConfig};
+use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture, LoraConfig, Quantization};
 use web_lora::lora::Adapter;
 use web_lora::train::{MemoryPlan, Trainer};
 use web_lora::{Error, Result, model};
 use writer::{Item, small_model};
 
 const MIB: u64 = 1 << 20;
+const F16: u32 = 1;
 const Q4_0: u32 = 2;
 const Q4_1: u32 = 3;
 
@@ -23,6 +25,8 @@ const Q4_1: u32 = 3;
 struct Zeros {
     header: Vec<u8>,
     size_bytes: u64,
+    /// The most bytes asked for at once.
+    largest_read: Cell<usize>,
 }
 
 impl ByteSource for Zeros {
@@ -35,6 +39,7 @@ impl ByteSource for Zeros {
     }
 
     fn read(&self, offset: u64, size: usize) -> LocalBoxFuture<'_, Result<Vec<u8>>> {
+        self.largest_read.set(self.largest_read.get().max(size));
         let header = self.header.iter().skip(offset as usize).take(size).copied();
         let mut bytes: Vec<u8> = header.collect();
         bytes.resize(size, 0);
@@ -43,6 +48,7 @@ impl ByteSource for Zeros {
 }
 
 /// Sizes of a llama with a tied head.
+#[derive(Clone, Copy)]
 struct Shape {
     layers: u64,
     hidden: u64,
@@ -71,11 +77,15 @@ fn file(shape: &Shape) -> Zeros {
         writer.set(&format!("llama.{key}"), 4, (value as u32).to_le_bytes().into());
     }
     writer.tensors.clear();
-    let block_bytes = if shape.kind == Q4_0 { 18 } else { 20 };
+    let (block_len, block_bytes) = match shape.kind {
+        F16 => (1, 2),
+        Q4_0 => (32, 18),
+        _ => (32, 20),
+    };
     let mut end = 0;
     let mut add = |name: String, dims: &[u64]| {
         let n: u64 = dims.iter().product();
-        let (kind, bytes) = if dims.len() == 1 { (0, n * 4) } else { (shape.kind, n / 32 * block_bytes) };
+        let (kind, bytes) = if dims.len() == 1 { (0, n * 4) } else { (shape.kind, n / block_len * block_bytes) };
         writer.tensors.push(Item { offset: Some(end), ..Item::new(&name, dims, kind, vec![]) });
         end = (end + bytes).next_multiple_of(32);
     };
@@ -96,7 +106,7 @@ fn file(shape: &Shape) -> Zeros {
     add("output_norm.weight".into(), &[hidden]);
     let header = writer.header();
     let size_bytes = header.len().next_multiple_of(32) as u64 + end;
-    Zeros { header, size_bytes }
+    Zeros { header, size_bytes, largest_read: Cell::new(0) }
 }
 
 /// Plans a run on all seven matrices, takes its memory, and returns the plan.
@@ -148,4 +158,26 @@ fn smollm2_trains_1024_tokens_in_450_mib() {
 fn a_llama_of_1b_trains_512_tokens_in_1600_mib() {
     // 1.6 GiB.
     pollster::block_on(plan_and_take(&LLAMA_3_2_1B, 16, 512, 1638 * MIB));
+}
+
+/// Quantised while it is loaded, a model takes what its quantised file would: on paper, on the GPU, and of the tab.
+#[test]
+fn a_model_quantised_while_loaded_takes_what_its_file_would() {
+    pollster::block_on(async {
+        let gpu = Gpu::request(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
+        let paper = || Gpu::paper(gpu.info().clone());
+        let shape = |kind| Shape { layers: 2, kind, ..SMOLLM2_135M };
+        let [plain, quantised] = [F16, Q4_0].map(|kind| Rc::new(file(&shape(kind))));
+        let planned = paper();
+        let checkpoint = Checkpoint::open(&[quantised as Rc<dyn ByteSource>]).await.unwrap();
+        let _model = model::load(&planned, &checkpoint, 512, &mut |_, _| true).await.unwrap();
+
+        let checkpoint = Checkpoint::open(&[plain.clone() as Rc<dyn ByteSource>]).await.unwrap();
+        let checkpoint = checkpoint.quantized(Quantization::Q4_0);
+        for gpu in [&paper(), &gpu] {
+            let _model = model::load(gpu, &checkpoint, 512, &mut |_, _| true).await.unwrap();
+            assert_eq!(gpu.allocated_bytes(), planned.allocated_bytes());
+        }
+        assert!(plain.largest_read.get() <= 4 << 20, "{} bytes of the file at a time", plain.largest_read.get());
+    });
 }

@@ -43,7 +43,7 @@ struct Golden {
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
     use super::*;
-    use web_lora::engine::{Engine, LoraOptions, PlanOptions};
+    use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions};
     use web_lora::io::FileSource;
 
     fn variable(name: &str) -> String {
@@ -84,7 +84,7 @@ mod native {
             let planned = engine.plan_memory(&files, wanted).await.unwrap().memory;
             assert_eq!(engine.allocated_bytes(), 0);
 
-            engine.load_model(&files, None, &mut |_| true).await.unwrap();
+            engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
             engine.new_adapter(LoraOptions::default()).unwrap();
             engine.load_dataset("one.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
             let options = TrainOptions { tokens_per_pass: Some(128), ..Default::default() };

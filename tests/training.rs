@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use web_lora::Error;
 
-use web_lora::engine::{Engine, LoraOptions, PlanOptions, Prompt};
+use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions, Prompt};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{Counts, DeviceOptions};
 use web_lora::io::{AdapterFile, ByteSource, MemorySource, Message, ModuleNames};
@@ -52,7 +52,7 @@ async fn engine() -> Engine {
 
 async fn engine_with(options: DeviceOptions) -> Engine {
     let mut engine = Engine::new(options).await.unwrap();
-    let info = engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
+    let info = engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true).await.unwrap();
     assert!(info.has_tokenizer && info.has_chat_template);
     engine
 }
@@ -210,7 +210,7 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
         let planned = engine.plan_memory(&tiny_model(), wanted).await.unwrap().memory;
         assert_eq!((engine.allocated_bytes(), engine.counts()), before, "planning takes nothing of the GPU");
 
-        engine.load_model(&tiny_model(), None, &mut |_| true).await.unwrap();
+        engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
         engine.new_adapter(LoraOptions { r, target_modules, ..Default::default() }).unwrap();
         let options = TrainOptions { tokens_per_pass: Some(tokens), ..options(1) };
@@ -292,6 +292,7 @@ engine_test!(what_cannot_be_done_is_said, async {
     setting(engine.generate(&text, hot, |_| true).await.map(drop), "temperature");
 
     assert_eq!(engine.load_dataset("d", b"{}", None).unwrap_err().code(), "bad_data");
-    let stopped = engine.load_model(&tiny_model(), None, &mut |progress| progress.phase != "weights").await;
+    let stopped =
+        engine.load_model(&tiny_model(), LoadOptions::default(), &mut |progress| progress.phase != "weights").await;
     assert_eq!(stopped.unwrap_err(), Error::Cancelled);
 });

@@ -1,27 +1,32 @@
 //! A model's files as one thing: its config, its weights, its tokenizer, wherever they are stored.
 
-use std::{collections::BTreeMap, ops::Range, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
 
 use serde_json::{Map, Value};
 
 use super::gguf::Gguf;
+use super::quantize::{Loss, Quantization, QuantizationError, quantize};
 use super::source::{read_all, read_exact};
-use super::{ByteSource, DType, dequantize, gguf, gguf_model, safetensors};
+use super::{ByteSource, DType, dequantize, gguf_model, parts};
 use crate::{Error, Result};
 
 /// Largest text file read whole; the largest tokenizer.json in use has 35 MB.
-const MAX_TEXT_BYTES: usize = 128 << 20;
+pub(super) const MAX_TEXT_BYTES: usize = 128 << 20;
 
 /// A weight: where it is and how it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// Hugging Face's name, e.g. `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Format in the file.
+    /// Format that its rows are read in.
     pub dtype: DType,
+    /// Format in the file: another one where the model is quantised while it is read.
+    pub(crate) stored: DType,
     /// Row-major, `[out, in]` for matrices, as Hugging Face has it.
     pub shape: Vec<usize>,
-    /// Place of the first byte in the weights' file.
+    /// Which of the weights' files it lies in.
+    pub(crate) file: usize,
+    /// Place of the first byte there.
     pub(crate) offset: u64,
     /// Rows that llama.cpp reordered among themselves: a head of q or k. Else 1.
     pub(crate) row_group: usize,
@@ -42,12 +47,17 @@ impl Tensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Bytes of one row in the file.
+    /// Bytes of one row as it is read.
     pub fn row_bytes(&self) -> usize {
         self.cols() / self.dtype.block_len() * self.dtype.block_bytes()
     }
 
-    /// Bytes in the file.
+    /// Bytes of one row in the file.
+    pub(crate) fn stored_row_bytes(&self) -> usize {
+        self.cols() / self.stored.block_len() * self.stored.block_bytes()
+    }
+
+    /// Bytes of all rows as they are read.
     pub fn size_bytes(&self) -> u64 {
         self.rows() as u64 * self.row_bytes() as u64
     }
@@ -73,96 +83,90 @@ pub struct Checkpoint {
     config: Map<String, Value>,
     config_file: String,
     tensors: BTreeMap<String, Tensor>,
-    weights: Rc<dyn ByteSource>,
+    /// The files of the weights, and the name of them all together.
+    weights: Vec<Rc<dyn ByteSource>>,
+    weights_file: String,
+    quantization: Option<Quantization>,
+    /// What quantising cost each matrix that has been read.
+    losses: RefCell<BTreeMap<String, Loss>>,
     pub(super) text: TextSource,
 }
 
 /// The last part of a path.
-fn file_name(source: &Rc<dyn ByteSource>) -> &str {
+pub(super) fn file_name(source: &Rc<dyn ByteSource>) -> &str {
     source.name().rsplit(['/', '\\']).next().unwrap_or_default()
 }
 
-fn bad_file(file: &str, message: impl Into<String>) -> Error {
+pub(super) fn bad_file(file: &str, message: impl Into<String>) -> Error {
     Error::BadFile { file: file.to_owned(), message: message.into() }
 }
 
+/// The one file of this name, without its path.
+pub(super) fn find<'a>(files: &'a [Rc<dyn ByteSource>], name: &str) -> Result<Option<&'a Rc<dyn ByteSource>>> {
+    let mut found = files.iter().filter(|file| file_name(file) == name);
+    match (found.next(), found.next()) {
+        (Some(first), Some(second)) => {
+            Err(bad_file(second.name(), format!("is there twice, also as {}: choose one folder", first.name())))
+        }
+        (first, _) => Ok(first),
+    }
+}
+
 impl Checkpoint {
-    /// Opens a GGUF file, or the files of a Hugging Face folder (`config.json`, `model.safetensors`,
-    /// `tokenizer.json` and the small files about them; others are ignored).
+    /// Opens a GGUF file or all parts of one, or the files of a Hugging Face folder (`config.json`, `model.safetensors`
+    /// or its shards and their index, `tokenizer.json` and the small files about them; others are ignored).
     ///
     /// Reads headers and text, no weights.
     pub async fn open(files: &[Rc<dyn ByteSource>]) -> Result<Self> {
         let ggufs: Vec<_> = files.iter().filter(|file| file_name(file).to_lowercase().ends_with(".gguf")).collect();
-        match ggufs[..] {
-            [] => Self::open_folder(files).await,
-            [file] => Self::open_gguf(file).await,
-            [first, second, ..] => Err(bad_file(
-                second.name(),
-                format!("is a second model beside {}: choose one .gguf file", first.name()),
-            )),
-        }
+        if ggufs.is_empty() { Self::open_folder(files).await } else { Self::open_gguf(&ggufs).await }
     }
 
-    async fn open_gguf(source: &Rc<dyn ByteSource>) -> Result<Self> {
-        let header = gguf::read_header(source).await?;
-        let name = file_name(source);
-        let name = name.get(..name.len() - ".gguf".len()).unwrap_or(name).to_owned();
-        let mut config = gguf_model::config(source.name(), &header)?;
-        let tensors = gguf_model::tensors(source.name(), &header, &config)?;
+    async fn open_gguf(files: &[&Rc<dyn ByteSource>]) -> Result<Self> {
+        let (header, weights) = parts::open_gguf(files).await?;
+        let file = weights[0].name().to_owned();
+        let mut config = gguf_model::config(&file, &header)?;
+        let tensors = gguf_model::tensors(&file, &header, &config)?;
         let mut checkpoint = Self {
-            name,
-            config_file: source.name().to_owned(),
+            name: parts::gguf_name(file_name(&weights[0])).to_owned(),
+            config_file: file.clone(),
             config: Map::new(),
             tensors: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect(),
-            weights: source.clone(),
+            weights,
+            weights_file: file.clone(),
+            quantization: None,
+            losses: RefCell::default(),
             text: TextSource::Gguf(header),
         };
         if let Some(factors) = checkpoint.tensors.remove("rope_freqs.weight") {
             let factors = checkpoint.read_tensor_f32(&factors).await?;
-            gguf_model::add_rope_factors(source.name(), &mut config, &factors)?;
+            gguf_model::add_rope_factors(&file, &mut config, &factors)?;
         }
         checkpoint.config = config;
         Ok(checkpoint)
     }
 
     async fn open_folder(files: &[Rc<dyn ByteSource>]) -> Result<Self> {
-        let find = |name: &str| {
-            let mut found = files.iter().filter(|file| file_name(file) == name);
-            match (found.next(), found.next()) {
-                (Some(first), Some(second)) => {
-                    Err(bad_file(second.name(), format!("is there twice, also as {}: choose one folder", first.name())))
-                }
-                (first, _) => Ok(first),
-            }
-        };
-        let Some(config_source) = find("config.json")? else {
+        let Some(config_source) = find(files, "config.json")? else {
             let names: Vec<_> = files.iter().take(8).map(|file| file.name()).collect();
             return Err(bad_file(
                 "config.json",
                 format!(
-                    "is missing: a model is one .gguf file, or a folder with config.json, model.safetensors and \
-                     tokenizer.json (there is: {})",
+                    "is missing: a model is one .gguf file or all parts of one, or a folder with config.json, \
+                     model.safetensors or its shards, and tokenizer.json (there is: {})",
                     names.join(", ")
                 ),
             ));
         };
         let config: Map<String, Value> = serde_json::from_slice(&read_all(config_source, MAX_TEXT_BYTES).await?)
             .map_err(|error| bad_file(config_source.name(), error.to_string()))?;
-        let Some(weights) = find("model.safetensors")? else {
-            return Err(missing_weights(files));
-        };
-        let is_gpt2 = config.get("model_type").and_then(Value::as_str) == Some("gpt2");
-        let tensors = safetensors::read_header(weights).await?.into_iter().map(|entry| {
-            let safetensors::Entry { name, dtype, shape, offset } = entry;
-            let mut tensor = Tensor { name, dtype, shape, offset, row_group: 1, transposed: false, plus_one: false };
-            if is_gpt2 {
-                as_gpt2(&mut tensor);
-            }
-            (tensor.name.clone(), tensor)
-        });
+        let (mut tensors, weights, weights_file) = parts::open_safetensors(files).await?;
+        if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
+            tensors.iter_mut().for_each(as_gpt2);
+        }
         let mut text = TextFiles::new();
         for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
-            if let Some(file) = find(name)? {
+            if let Some(file) = find(files, name)? {
                 text.insert(name, read_all(file, MAX_TEXT_BYTES).await?);
             }
         }
@@ -171,14 +175,42 @@ impl Checkpoint {
         Ok(Self {
             name: name.unwrap_or("model").to_owned(),
             config_file: config_source.name().to_owned(),
-            tensors: tensors.collect(),
-            weights: weights.clone(),
+            tensors: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect(),
+            weights,
+            weights_file,
+            quantization: None,
+            losses: RefCell::default(),
             text: TextSource::Folder(text),
             config,
         })
     }
 
-    /// The model's name: a GGUF file's own without its ending, a folder's `_name_or_path` or its own.
+    /// The same model with its matrices of F32, F16 and BF16 made into blocks as they are read. Those whose rows are no
+    /// whole blocks stay as they are, as do vectors, what is in blocks already and, as in llama.cpp, tables of positions.
+    pub fn quantized(mut self, to: Quantization) -> Self {
+        let whole_blocks = |cols: usize| cols > 0 && cols.is_multiple_of(to.dtype().block_len());
+        for tensor in self.tensors.values_mut().filter(|tensor| !tensor.name.ends_with("wpe.weight")) {
+            if tensor.stored.block_len() == 1 && tensor.shape.len() == 2 && whole_blocks(tensor.cols()) {
+                tensor.dtype = to.dtype();
+            }
+        }
+        Self { quantization: Some(to), ..self }
+    }
+
+    /// What quantising cost the matrices read so far; None where none was quantised.
+    pub fn quantization_error(&self) -> Option<QuantizationError> {
+        let losses = self.losses.borrow();
+        let (worst_tensor, worst) = losses.iter().max_by(|a, b| a.1.relative().total_cmp(&b.1.relative()))?;
+        Some(QuantizationError {
+            dtype: self.quantization?.dtype().to_string(),
+            tensors: losses.len(),
+            relative: losses.values().copied().fold(Loss::default(), Loss::plus).relative(),
+            worst: worst.relative(),
+            worst_tensor: worst_tensor.clone(),
+        })
+    }
+
+    /// The model's name: a GGUF file's own without its ending and number, a folder's `_name_or_path` or its own.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -200,7 +232,7 @@ impl Checkpoint {
 
     /// One weight, or the error that it is missing.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.tensors.get(name).ok_or_else(|| bad_file(self.weights.name(), format!("the tensor '{name}' is missing")))
+        self.tensors.get(name).ok_or_else(|| bad_file(&self.weights_file, format!("the tensor '{name}' is missing")))
     }
 
     /// How many rows must be read together: a head of q or k where llama.cpp reordered them, else 1.
@@ -208,31 +240,57 @@ impl Checkpoint {
         tensor.row_group
     }
 
-    /// The blocks of `rows` as the file has them, in Hugging Face's row order.
+    /// The blocks of `rows`, in Hugging Face's row order: as the file has them, or quantised where that was asked for.
     ///
-    /// Both ends of `rows` are multiples of [`Self::row_group`].
+    /// Both ends of `rows` are multiples of [`Self::row_group`]. Errors with `BadFile` where a number cannot be
+    /// quantised.
     pub async fn read_rows(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<u8>> {
-        let (group, row_bytes) = (tensor.row_group, tensor.row_bytes());
+        let source = &self.weights[tensor.file];
+        let (group, row_bytes) = (tensor.row_group, tensor.stored_row_bytes());
         if rows.start > rows.end
             || rows.end > tensor.rows()
             || !rows.start.is_multiple_of(group)
             || !rows.end.is_multiple_of(group)
         {
             return Err(bad_file(
-                self.weights.name(),
+                source.name(),
                 format!("rows {rows:?} of '{}' are not whole groups of {group} in {}", tensor.name, tensor.rows()),
             ));
         }
-        let too_large = || bad_file(self.weights.name(), format!("rows {rows:?} of '{}' are too large", tensor.name));
-        if tensor.transposed {
+        let too_large = || bad_file(source.name(), format!("rows {rows:?} of '{}' are too large", tensor.name));
+        let stored = if tensor.transposed {
             let size = tensor.rows().checked_mul(row_bytes).ok_or_else(too_large)?;
-            let stored = read_exact(&self.weights, tensor.offset, size).await?;
-            return Ok(transpose(&stored, tensor.dtype.block_bytes(), tensor.rows(), rows));
+            let stored = read_exact(source, tensor.offset, size).await?;
+            transpose(&stored, tensor.stored.block_bytes(), tensor.rows(), rows)
+        } else {
+            let size = rows.len().checked_mul(row_bytes).ok_or_else(too_large)?;
+            let offset = tensor.offset + rows.start as u64 * row_bytes as u64;
+            let stored = read_exact(source, offset, size).await?;
+            if group == 1 { stored } else { unpermute(&stored, row_bytes, group) }
+        };
+        match self.quantization {
+            Some(to) if tensor.dtype != tensor.stored => self.quantize(tensor, to, &stored),
+            _ => Ok(stored),
         }
-        let size = rows.len().checked_mul(row_bytes).ok_or_else(too_large)?;
-        let offset = tensor.offset + rows.start as u64 * row_bytes as u64;
-        let stored = read_exact(&self.weights, offset, size).await?;
-        Ok(if group == 1 { stored } else { unpermute(&stored, row_bytes, group) })
+    }
+
+    /// Rows of a tensor in its file's format, quantised one by one, and what that costs counted.
+    fn quantize(&self, tensor: &Tensor, to: Quantization, stored: &[u8]) -> Result<Vec<u8>> {
+        let (mut blocks, mut loss) = (vec![], Loss::default());
+        for row in stored.chunks_exact(tensor.stored_row_bytes()) {
+            let values = dequantize(tensor.stored, row);
+            let row = quantize(to, &values);
+            loss.count(&values, &dequantize(to.dtype(), &row));
+            blocks.extend(row);
+        }
+        if !loss.relative().is_finite() {
+            let message = format!("tensor '{}' has numbers that {} cannot hold", tensor.name, to.dtype());
+            return Err(bad_file(self.weights[tensor.file].name(), message));
+        }
+        let mut losses = self.losses.borrow_mut();
+        let counted = losses.entry(tensor.name.clone()).or_default();
+        *counted = counted.plus(loss);
+        Ok(blocks)
     }
 
     /// All values of a small tensor, whatever its format.
@@ -280,23 +338,4 @@ fn unpermute(stored: &[u8], row_bytes: usize, head_dim: usize) -> Vec<u8> {
         }
     }
     rows
-}
-
-/// Says which kind of weights there is instead of `model.safetensors`.
-fn missing_weights(files: &[Rc<dyn ByteSource>]) -> Error {
-    let unsupported = |field: &str, message: &str| Error::Unsupported {
-        file: field.to_owned(),
-        field: "its kind of weights".to_owned(),
-        message: message.to_owned(),
-    };
-    for file in files {
-        let name = file_name(file);
-        if name == "model.safetensors.index.json" || name.starts_with("model-0") {
-            return unsupported(name, "the weights are in several files; one model.safetensors is read");
-        }
-        if name.ends_with(".bin") || name.ends_with(".pth") {
-            return unsupported(name, "it is a pickle, which can run code; save the model as model.safetensors");
-        }
-    }
-    bad_file("model.safetensors", "is missing")
 }

@@ -27,17 +27,25 @@ pub enum DType {
     Q5_1,
     /// 32 × 8 bits, `d q`.
     Q8_0,
+    /// 256 × 2 bits in 16 groups with a scale and a minimum each, `d s q - dmin m`.
+    Q2_K,
+    /// 256 × 3 bits in 16 groups with a scale each, `d (s - 32) (q - 4)`.
+    Q3_K,
     /// 256 × 4 bits in 8 groups with a scale and a minimum each, `d s q - dmin m`.
     Q4_K,
     /// 256 × 5 bits in 8 groups with a scale and a minimum each, `d s q - dmin m`.
     Q5_K,
     /// 256 × 6 bits in 16 groups with a scale each, `d s (q - 32)`.
     Q6_K,
+    /// 32 × 4 bits that choose from a table, `d table[q]`.
+    IQ4_NL,
+    /// 256 × 4 bits that choose from the same table, in 8 groups with a scale each, `d (s - 32) table[q]`.
+    IQ4_XS,
 }
 
 impl DType {
     /// Every format there is.
-    pub const ALL: [DType; 11] = [
+    pub const ALL: [DType; 15] = [
         DType::F32,
         DType::F16,
         DType::BF16,
@@ -46,17 +54,21 @@ impl DType {
         DType::Q5_0,
         DType::Q5_1,
         DType::Q8_0,
+        DType::Q2_K,
+        DType::Q3_K,
         DType::Q4_K,
         DType::Q5_K,
         DType::Q6_K,
+        DType::IQ4_NL,
+        DType::IQ4_XS,
     ];
 
     /// Elements in a block: 1 for plain numbers.
     pub const fn block_len(self) -> usize {
         match self {
             DType::F32 | DType::F16 | DType::BF16 => 1,
-            DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q8_0 => 32,
-            DType::Q4_K | DType::Q5_K | DType::Q6_K => 256,
+            DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q8_0 | DType::IQ4_NL => 32,
+            DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K | DType::IQ4_XS => 256,
         }
     }
 
@@ -65,14 +77,17 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
-            DType::Q4_0 => 2 + 16,
+            DType::Q4_0 | DType::IQ4_NL => 2 + 16,
             DType::Q4_1 => 4 + 16,
             DType::Q5_0 => 2 + 4 + 16,
             DType::Q5_1 => 4 + 4 + 16,
             DType::Q8_0 => 2 + 32,
+            DType::Q2_K => 16 + 64 + 4,
+            DType::Q3_K => 32 + 64 + 12 + 2,
             DType::Q4_K => 4 + 12 + 128,
             DType::Q5_K => 4 + 12 + 32 + 128,
             DType::Q6_K => 128 + 64 + 16 + 2,
+            DType::IQ4_XS => 2 + 2 + 4 + 128,
         }
     }
 
@@ -119,6 +134,8 @@ pub fn dequantize(dtype: DType, blocks: &[u8]) -> Vec<f32> {
                 let d = half_at(block, 0);
                 values.extend(block[2..].iter().map(|&q| d * f32::from(q as i8)));
             }
+            DType::Q2_K => dequantize_q2_k(block, &mut values),
+            DType::Q3_K => dequantize_q3_k(block, &mut values),
             DType::Q4_K => dequantize_k(block, block[16..].chunks_exact(32).flat_map(nibbles), &mut values),
             DType::Q5_K => {
                 let (high, quants) = (&block[16..48], block[48..].chunks_exact(32).flat_map(nibbles));
@@ -126,12 +143,22 @@ pub fn dequantize(dtype: DType, blocks: &[u8]) -> Vec<f32> {
                 dequantize_k(block, quants, &mut values);
             }
             DType::Q6_K => dequantize_q6_k(block, &mut values),
+            DType::IQ4_NL => {
+                let d = half_at(block, 0);
+                values.extend(nibbles(&block[2..]).map(|q| d * from_table(q)));
+            }
+            DType::IQ4_XS => {
+                for (at, quants) in block[8..].chunks_exact(16).enumerate() {
+                    let scale = iq4_xs_scale(block, at);
+                    values.extend(nibbles(quants).map(|q| scale * from_table(q)));
+                }
+            }
         }
     }
     values
 }
 
-fn half_at(block: &[u8], offset: usize) -> f32 {
+pub(crate) fn half_at(block: &[u8], offset: usize) -> f32 {
     f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
 }
 
@@ -163,6 +190,51 @@ pub(crate) fn k_scale(packed: &[u8], at: usize) -> [u8; 2] {
     }
 }
 
+/// 16 bytes of scales and minima, four bits each; 64 of quants; d; dmin.
+fn dequantize_q2_k(block: &[u8], values: &mut Vec<f32>) {
+    let (scales, quants, d, dmin) = (&block[..16], &block[16..80], half_at(block, 80), half_at(block, 82));
+    values.extend((0..256).map(|i| {
+        let (scale, minimum) = (scales[i / 16] & 15, scales[i / 16] >> 4);
+        d * f32::from(scale) * f32::from(k_pair(quants, i)) - dmin * f32::from(minimum)
+    }));
+}
+
+/// 32 bytes of third bits, 64 of the two below, 12 of scales, d.
+fn dequantize_q3_k(block: &[u8], values: &mut Vec<f32>) {
+    let (high, quants, scales, d) = (&block[..32], &block[32..96], &block[96..108], half_at(block, 108));
+    values.extend((0..256).map(|i| {
+        let q = k_pair(quants, i) | (high[i % 32] >> (i / 32) & 1) << 2;
+        d * f32::from(q3_k_scale(scales, i / 16)) * (f32::from(q) - 4.0)
+    }));
+}
+
+/// Two bits of element `at` of 256: 64 bytes, each with those of four elements that lie 32 apart.
+pub(crate) fn k_pair(pairs: &[u8], at: usize) -> u8 {
+    pairs[at / 128 * 32 + at % 32] >> (at / 32 % 4 * 2) & 3
+}
+
+/// Scale of the group `at` of a Q3_K block, stored 32 too large: four bits in one of bytes 0 to 7, two in one of bytes
+/// 8 to 11.
+pub(crate) fn q3_k_scale(packed: &[u8], at: usize) -> i8 {
+    let low = packed[at % 8] >> (at / 8 * 4) & 15;
+    let high = packed[8 + at % 4] >> (at / 4 * 2) & 3;
+    (low | high << 4) as i8 - 32
+}
+
+/// `d (s - 32)` of the group `at` of an IQ4_XS block, exact: bytes 2 and 3 have the upper two bits of all s, bytes 4 to
+/// 7 the lower four.
+pub(crate) fn iq4_xs_scale(block: &[u8], at: usize) -> f32 {
+    let low = block[4 + at / 2] >> (at % 2 * 4) & 15;
+    let high = block[2 + at / 4] >> (at % 4 * 2) & 3;
+    half_at(block, 0) * (f32::from(low | high << 4) - 32.0)
+}
+
+/// ggml's `kvalues_iq4nl`; `shaders/shared/weight_iq4.wgsl` has them too.
+fn from_table(q: u8) -> f32 {
+    const TABLE: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    f32::from(TABLE[usize::from(q)])
+}
+
 /// ql 128 bytes (low 4 bits), qh 64 (high 2 bits), 16 scales of i8, d: two halves of 128 elements, each in four
 /// runs of 32 that share bytes.
 fn dequantize_q6_k(block: &[u8], values: &mut Vec<f32>) {
@@ -170,8 +242,7 @@ fn dequantize_q6_k(block: &[u8], values: &mut Vec<f32>) {
     for i in 0..256 {
         let (half, run, lane) = (i / 128, i / 32 % 4, i % 32);
         let nibble = low[half * 64 + run % 2 * 32 + lane] >> (run / 2 * 4) & 15;
-        let two = high[half * 32 + lane] >> (run * 2) & 3;
         let scale = scales[i / 16] as i8;
-        values.push(d * f32::from(scale) * (f32::from(nibble | two << 4) - 32.0));
+        values.push(d * f32::from(scale) * (f32::from(nibble | k_pair(high, i) << 4) - 32.0));
     }
 }

@@ -38,7 +38,9 @@ pub(crate) struct Entry {
     pub(crate) dtype: DType,
     /// Fastest dimension first, as ggml counts.
     pub(crate) dims: Vec<u64>,
-    /// From the start of the file.
+    /// Which part of the model it lies in.
+    pub(crate) file: usize,
+    /// From the start of that file.
     pub(crate) offset: u64,
     pub(crate) size_bytes: u64,
 }

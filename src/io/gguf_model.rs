@@ -297,8 +297,9 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
             }
         };
         let plus_one = model_type == "gemma3_text" && name.ends_with("norm.weight");
-        let (dtype, offset) = (entry.dtype, entry.offset);
-        tensors.push(Tensor { name, dtype, shape, offset, row_group, transposed: false, plus_one });
+        let Entry { dtype, file, offset, .. } = *entry;
+        let (stored, transposed) = (dtype, false);
+        tensors.push(Tensor { name, dtype, stored, shape, file, offset, row_group, transposed, plus_one });
     }
     Ok(tensors)
 }

@@ -1,9 +1,9 @@
 //! Frozen weights as the GPU holds them: the file's own numbers, repacked so that eight neighbouring columns load from
 //! aligned words, scales apart from quants. `shaders/shared/weight_<format>.wgsl` reads each format, with one of
-//! `scales_<kind>.wgsl` where formats differ only in those.
+//! `scales_<kind>.wgsl` where formats differ only in those, or have those in common.
 
 use crate::gpu::Slice;
-use crate::io::{DType, k_scale};
+use crate::io::{DType, half_at, iq4_xs_scale, k_pair, k_scale, q3_k_scale};
 
 /// How a weight lies in GPU memory. Block types that differ only in their zero point share a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,12 +20,18 @@ pub enum WeightFormat {
     Q5,
     /// 8 bits, scale for 32.
     Q8,
+    /// 2 bits, 4-bit scale and minimum for 16, and a factor of each for 256.
+    Q2K,
+    /// 3 bits, scale for 16.
+    Q3K,
     /// As Q4, but 6-bit scales and minima, and a factor of each for 256.
     Q4K,
     /// As Q5, but 6-bit scales and minima, and a factor of each for 256.
     Q5K,
     /// 6 bits, scale for 16.
     Q6K,
+    /// 4 bits that choose from a table, scale for 32.
+    Iq4,
 }
 
 impl WeightFormat {
@@ -38,9 +44,12 @@ impl WeightFormat {
             DType::Q4_0 | DType::Q4_1 => Self::Q4,
             DType::Q5_0 | DType::Q5_1 => Self::Q5,
             DType::Q8_0 => Self::Q8,
+            DType::Q2_K => Self::Q2K,
+            DType::Q3_K => Self::Q3K,
             DType::Q4_K => Self::Q4K,
             DType::Q5_K => Self::Q5K,
             DType::Q6_K => Self::Q6K,
+            DType::IQ4_NL | DType::IQ4_XS => Self::Iq4,
         }
     }
 
@@ -56,9 +65,12 @@ impl WeightFormat {
             Self::Q4 => joined!("weight_q4", "scales_f16"),
             Self::Q5 => joined!("weight_q5", "scales_f16"),
             Self::Q8 => joined!("weight_q8"),
+            Self::Q2K => joined!("weight_q2_k"),
+            Self::Q3K => joined!("weight_q3_k", "scales_signed"),
             Self::Q4K => joined!("weight_q4", "scales_k"),
             Self::Q5K => joined!("weight_q5", "scales_k"),
-            Self::Q6K => joined!("weight_q6_k"),
+            Self::Q6K => joined!("weight_q6_k", "scales_signed"),
+            Self::Iq4 => joined!("weight_iq4"),
         }
     }
 
@@ -67,9 +79,11 @@ impl WeightFormat {
         let (values, scales) = match self {
             Self::F32 => (super::stride(cols) * 4, 0),
             Self::F16 | Self::BF16 => (super::stride(cols) * 2, 0),
-            Self::Q4 => (cols / 32 * 16, cols / 32 * 4),
+            Self::Q4 | Self::Iq4 => (cols / 32 * 16, cols / 32 * 4),
             Self::Q5 => (cols / 32 * 20, cols / 32 * 4),
             Self::Q8 => (cols / 32 * 32, cols / 32 * 2),
+            Self::Q2K => (cols / 256 * 64, cols / 256 * 20),
+            Self::Q3K => (cols / 256 * 96, cols / 256 * 20),
             Self::Q4K => (cols / 256 * 128, cols / 256 * 20),
             Self::Q5K => (cols / 256 * 160, cols / 256 * 20),
             Self::Q6K => (cols / 256 * 192, cols / 256 * 20),
@@ -151,6 +165,17 @@ pub fn repack(dtype: DType, blocks: &[u8], cols: usize) -> (Vec<u8>, Vec<u8>) {
                 scales.extend_from_slice(&block[..2]);
                 values.extend_from_slice(&block[2..]);
             }
+            DType::Q2_K => {
+                scales.extend_from_slice(&[block[80], block[81], block[82], block[83] ^ 0x80]);
+                scales.extend_from_slice(&block[..16]);
+                values.extend(pairs(&block[16..80]));
+            }
+            DType::Q3_K => {
+                values.extend(pairs(&block[32..96]));
+                values.extend((0..8).flat_map(|at| lane_bits(&block[..32], at)));
+                scales.extend((0..16).map(|at| q3_k_scale(&block[96..108], at) as u8));
+                scales.extend_from_slice(&[block[108], block[109], 0, 0]);
+            }
             DType::Q4_K => {
                 repack_k_scales(block, &mut scales);
                 values.extend(block[16..].chunks_exact(32).flat_map(nibbles));
@@ -163,6 +188,14 @@ pub fn repack(dtype: DType, blocks: &[u8], cols: usize) -> (Vec<u8>, Vec<u8>) {
                 repack_q6_k(block, &mut values);
                 scales.extend_from_slice(&block[192..210]);
                 scales.extend_from_slice(&[0, 0]);
+            }
+            DType::IQ4_NL => {
+                scales.extend_from_slice(&half_at(block, 0).to_le_bytes());
+                values.extend(nibbles(&block[2..]));
+            }
+            DType::IQ4_XS => {
+                scales.extend((0..8).flat_map(|at| iq4_xs_scale(block, at).to_le_bytes()));
+                values.extend(block[8..].chunks_exact(16).flat_map(nibbles));
             }
         }
     }
@@ -192,14 +225,12 @@ fn repack_k_scales(block: &[u8], scales: &mut Vec<u8>) {
     scales.extend((0..8).flat_map(|at| k_scale(&block[4..16], at)));
 }
 
-/// As Q5_0 and Q5_1: sixteen bytes of nibbles, then four of fifth bits, eight times. In the file one byte has the fifth
-/// bits of columns that lie 32 apart.
+/// As Q5_0 and Q5_1: sixteen bytes of nibbles, then four of fifth bits, eight times.
 fn repack_q5_k(block: &[u8], values: &mut Vec<u8>) {
-    let (high, quants) = (&block[16..48], &block[48..]);
-    let mut quants = quants.chunks_exact(32).flat_map(nibbles);
+    let mut quants = block[48..].chunks_exact(32).flat_map(nibbles);
     for at in 0..8 {
         values.extend(quants.by_ref().take(16));
-        values.extend(high.chunks_exact(8).map(|lanes| (0..8).fold(0, |bits, i| bits | (lanes[i] >> at & 1) << i)));
+        values.extend(lane_bits(&block[16..48], at));
     }
 }
 
@@ -209,12 +240,18 @@ fn repack_q6_k(block: &[u8], values: &mut Vec<u8>) {
         let (half, run, lane) = (at / 128, at / 32 % 4, at % 32);
         block[half * 64 + run % 2 * 32 + lane] >> (run / 2 * 4) & 15
     };
-    let pair = |at: usize| {
-        let (half, run, lane) = (at / 128, at / 32 % 4, at % 32);
-        block[128 + half * 32 + lane] >> (run * 2) & 3
-    };
     values.extend((0..128).map(|byte| nibble(2 * byte) | nibble(2 * byte + 1) << 4));
-    values.extend((0..64).map(|byte| (0..4).fold(0, |bits, at| bits | pair(4 * byte + at) << (2 * at))));
+    values.extend(pairs(&block[128..192]));
+}
+
+/// Two bits of each of 256 elements in their order; in the file one byte has those of elements that lie 32 apart.
+fn pairs(quants: &[u8]) -> impl Iterator<Item = u8> {
+    (0..64).map(|byte| (0..4).fold(0, |bits, at| bits | k_pair(quants, 4 * byte + at) << (2 * at)))
+}
+
+/// Bit `at` of each of 32 bytes, those of the elements 32·at .. 32·at + 32, as four bytes.
+fn lane_bits(bits: &[u8], at: usize) -> impl Iterator<Item = u8> {
+    bits.chunks_exact(8).map(move |lanes| (0..8).fold(0, |bits, i| bits | (lanes[i] >> at & 1) << i))
 }
 
 /// Random blocks of a type, every bit pattern of quants, scales of moderate size.
@@ -231,16 +268,22 @@ pub(crate) fn random_blocks(dtype: DType, n_elements: usize, seed: u64) -> Vec<u
             DType::F32 => block.copy_from_slice(&value.to_le_bytes()),
             DType::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
             DType::BF16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-            DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => block[..2].copy_from_slice(&scale),
+            DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL => block[..2].copy_from_slice(&scale),
             DType::Q4_1 | DType::Q5_1 => {
                 block[..2].copy_from_slice(&scale);
                 block[2..4].copy_from_slice(&half::f16::from_f32(value / 10.0).to_le_bytes());
             }
+            DType::Q2_K => {
+                block[80..82].copy_from_slice(&scale);
+                block[82..].copy_from_slice(&half::f16::from_f32(value / 100.0).to_le_bytes());
+            }
+            DType::Q3_K => block[108..].copy_from_slice(&scale),
             DType::Q4_K | DType::Q5_K => {
                 block[..2].copy_from_slice(&half::f16::from_f32(value / 1000.0).to_le_bytes());
                 block[2..4].copy_from_slice(&scale);
             }
             DType::Q6_K => block[208..].copy_from_slice(&half::f16::from_f32(value / 1000.0).to_le_bytes()),
+            DType::IQ4_XS => block[..2].copy_from_slice(&half::f16::from_f32(value / 4000.0).to_le_bytes()),
         }
     }
     bytes

@@ -298,7 +298,7 @@ impl<'a> Loader<'a> {
             return tensor.rows();
         }
         let unit = self.unit(tensor);
-        (CHUNK_BYTES / tensor.row_bytes().max(1) / unit).max(1) * unit
+        (CHUNK_BYTES / tensor.stored_row_bytes().max(1) / unit).max(1) * unit
     }
 
     /// Rows of a tensor in a part's format: (values, scales).

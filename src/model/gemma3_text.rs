@@ -34,7 +34,7 @@ pub(super) fn recipe(fields: &Fields) -> Result<Recipe> {
     let pattern = fields.count("sliding_window_pattern", Some(6), 1 << 16)?;
     let types = fields.layer_types(config.num_hidden_layers)?;
     let layer = |index: usize| {
-        let is_sliding = types.as_ref().map_or((index + 1) % pattern != 0, |types| types[index]);
+        let is_sliding = types.as_ref().map_or(!(index + 1).is_multiple_of(pattern), |types| types[index]);
         match is_sliding {
             true => LayerKind { sliding_window: Some(window), rotary: SLIDING },
             false => LayerKind { sliding_window: None, rotary: FULL },

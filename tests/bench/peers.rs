@@ -18,7 +18,7 @@ mod native {
     use std::time::Instant;
 
     use serde_json::json;
-    use web_lora::engine::{Engine, LoraOptions};
+    use web_lora::engine::{Engine, LoadOptions, LoraOptions};
     use web_lora::gpu::DeviceOptions;
     use web_lora::io::{ByteSource, FileSource};
     use web_lora::train::{Schedule, TrainOptions};
@@ -33,7 +33,7 @@ mod native {
 
         let mut engine = Engine::new(DeviceOptions::default()).await.unwrap();
         println!("{}", json!({ "device": engine.device().name, "driver": engine.device().driver }));
-        engine.load_model(&files, None, &mut |_| true).await.unwrap();
+        engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset("example.jsonl", &std::fs::read(folder.join("example.jsonl")).unwrap(), None).unwrap();
         engine.new_adapter(LoraOptions { r: 8, lora_alpha: 16.0, ..Default::default() }).unwrap();
         let options = TrainOptions {

@@ -18,7 +18,7 @@ mod native {
     use std::time::Instant;
 
     use serde_json::json;
-    use web_lora::engine::Engine;
+    use web_lora::engine::{Engine, LoadOptions};
     use web_lora::gpu::{Counts, DeviceOptions};
     use web_lora::io::{ByteSource, FileSource};
     use web_lora::train::TrainOptions;
@@ -39,7 +39,7 @@ mod native {
 
         let mut engine = Engine::new(DeviceOptions::default()).await.unwrap();
         println!("{}", json!({ "device": engine.device().name }));
-        engine.load_model(&files, None, &mut |_| true).await.unwrap();
+        engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset(EXAMPLES, &std::fs::read(root.join(EXAMPLES)).unwrap(), None).unwrap();
         let options = TrainOptions { steps: Some(steps), batch_size: 2, ..Default::default() };
         engine.start_training(options, &mut |_| ()).await.unwrap();

@@ -151,6 +151,24 @@ pub(crate) fn small_model() -> Writer {
     writer
 }
 
+/// The same model in `n` files as llama.cpp's `gguf-split` writes them: metadata in the first, tensors dealt out in order.
+pub(crate) fn split(whole: Writer, n: usize) -> Vec<Writer> {
+    let each = whole.tensors.len().div_ceil(n);
+    let total = whole.tensors.len() as i32;
+    let mut parts: Vec<Writer> = whole
+        .tensors
+        .chunks(each)
+        .map(|tensors| Writer { entries: vec![], tensors: tensors.to_vec(), ..small_model() })
+        .collect();
+    parts[0].entries = whole.entries;
+    for (number, part) in parts.iter_mut().enumerate() {
+        part.set("split.no", 2, (number as u16).to_le_bytes().into());
+        part.set("split.count", 2, (n as u16).to_le_bytes().into());
+        part.set("split.tensors.count", 5, total.to_le_bytes().into());
+    }
+    parts
+}
+
 /// GPT-2's printable name of a byte.
 fn byte_name(byte: u8) -> char {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);

@@ -11,6 +11,7 @@ import type {
   Forecast,
   GenerateOptions,
   GenerateResult,
+  LoadModelOptions,
   ModelInfo,
   PlanMemoryOptions,
   Products,
@@ -22,11 +23,14 @@ import type {
   TrainStep,
 } from './types.js';
 
+/** Options of `loadModel` that cross to the worker; progress and aborts have messages of their own. */
+export type LoadSettings = Omit<LoadModelOptions, 'onProgress' | 'signal'>;
+
 /** A command and what it answers with. Commands run one after another, in the order in which they were sent. */
 export interface Commands {
   /** `products`: what was found out on an earlier visit. */
   create: { options: EngineOptions & { products?: Products | undefined }; result: DeviceInfo };
-  loadModel: { source: PostedSource; options: { contextLength?: number }; result: ModelInfo };
+  loadModel: { source: PostedSource; options: LoadSettings; result: ModelInfo };
   planMemory: { source: PostedSource; options: PlanMemoryOptions; result: Forecast };
   loadDataset: {
     file: string;

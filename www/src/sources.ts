@@ -4,30 +4,72 @@ import { WebLoraError } from './errors.js';
 import type { PostedSource } from './protocol.js';
 import type { ByteSource } from './wasm.js';
 
-/** Files of a Hugging Face folder that say something about the model; the first two are required. */
-const FOLDER_FILES = [
-  'config.json',
-  'model.safetensors',
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'chat_template.jinja',
-];
+/** Files that a Hugging Face folder may have besides config.json and its weights. */
+const OPTIONAL_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'];
+/** Where the weights are in a folder that has them in several files. */
+const INDEX = 'model.safetensors.index.json';
+/** Indices of the largest models have some hundred kilobytes. */
+const MAX_INDEX_BYTES = 2 ** 24;
 const ATTEMPTS = 3;
 
 /** Opens each file of a source, reading no more of it than its size. */
 export async function openSource(source: PostedSource, signal: AbortSignal): Promise<ByteSource[]> {
   if ('files' in source) return source.files.map(fileSource);
-  if (new URL(source.url).pathname.endsWith('.gguf')) return [await openUrl(source.url, signal)];
-  const folder = source.url.endsWith('/') ? source.url : `${source.url}/`;
-  const files: ByteSource[] = [];
-  for (const [index, name] of FOLDER_FILES.entries()) {
-    try {
-      files.push(await openUrl(new URL(name, folder).href, signal));
-    } catch (error) {
-      if (index < 2 || !(error instanceof MissingError)) throw error;
-    }
+  if (new URL(source.url).pathname.endsWith('.gguf')) return openAll(parts(source.url), signal);
+  return openFolder(source.url.endsWith('/') ? source.url : `${source.url}/`, signal);
+}
+
+async function openFolder(folder: string, signal: AbortSignal): Promise<ByteSource[]> {
+  const open = (name: string) => openUrl(new URL(name, folder).href, signal);
+  const files = [await open('config.json')];
+  try {
+    files.push(await open('model.safetensors'));
+  } catch (error) {
+    const index = await ifThere(open(INDEX));
+    if (!index || !(error instanceof MissingError)) throw error;
+    const urls = (await shards(index)).map((name) => new URL(encodeURIComponent(name), folder).href);
+    files.push(index, ...(await openAll(urls, signal)));
+  }
+  for (const name of OPTIONAL_FILES) {
+    const file = await ifThere(open(name));
+    if (file) files.push(file);
   }
   return files;
+}
+
+async function openAll(urls: readonly string[], signal: AbortSignal): Promise<ByteSource[]> {
+  const files: ByteSource[] = [];
+  for (const url of urls) files.push(await openUrl(url, signal));
+  return files;
+}
+
+/** The URLs of all parts of a GGUF, given that of one: `…-00002-of-00003.gguf`. */
+function parts(url: string): string[] {
+  const place = new URL(url);
+  const [, stem, count] = /^(.*)-\d{5}-of-(\d{5})\.gguf$/.exec(place.pathname) ?? [];
+  if (stem === undefined || count === undefined) return [url];
+  return Array.from({ length: Number(count) }, (_, index) => {
+    place.pathname = `${stem}-${String(index + 1).padStart(5, '0')}-of-${count}.gguf`;
+    return place.href;
+  });
+}
+
+/** The files that an index names. What is wrong with the index is for the engine to say. */
+async function shards(index: ByteSource): Promise<string[]> {
+  try {
+    const text = new TextDecoder().decode(await index.read(0, Math.min(index.size, MAX_INDEX_BYTES)));
+    return [...new Set(Object.values(JSON.parse(text)?.weight_map ?? {}))].filter((name) => typeof name === 'string');
+  } catch (error) {
+    if (error instanceof SyntaxError) return [];
+    throw error;
+  }
+}
+
+async function ifThere(file: Promise<ByteSource>): Promise<ByteSource | undefined> {
+  return file.catch((error) => {
+    if (error instanceof MissingError) return undefined;
+    throw error;
+  });
 }
 
 function fileSource(file: File): ByteSource {

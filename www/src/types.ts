@@ -37,14 +37,23 @@ export interface EngineOptions {
 }
 
 /**
- * Where a model comes from: one `.gguf` file, the files of a Hugging Face folder, or a URL of either. A URL that does
- * not end in `.gguf` is taken for the folder that holds config.json.
+ * Where a model comes from: one `.gguf` file or all parts of one, the files of a Hugging Face folder, or a URL of
+ * either. A URL of one part stands for all. A URL that does not end in `.gguf` is taken for the folder that holds
+ * config.json.
  */
 export type ModelSource = File | readonly File[] | string | URL;
+
+/** A block type of GGUF that plain numbers can be made into: some 8.5 or 4.5 bits each. */
+export type Quantization = 'q8_0' | 'q4_0';
 
 export interface LoadModelOptions {
   /** Longest row of tokens, where less than the model's own limit is wanted. */
   contextLength?: number;
+  /**
+   * Makes the matrices of a model in F32, F16 or BF16 smaller while they are loaded; those whose rows are no multiple
+   * of 32 columns stay as they are. Default: all stay.
+   */
+  quantize?: Quantization;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }
@@ -61,17 +70,33 @@ export interface ModelInfo {
   /** `model_type` of config.json, which for GGUF files is worked out from the metadata. */
   modelType: string;
   parameters: number;
+  /** As loaded. */
   weightBytes: number;
   hiddenSize: number;
   layers: number;
   contextLength: number;
   vocabSize: number;
-  /** The commonest type of the weights, as GGUF or safetensors spell it: `Q4_1`, `BF16`. */
+  /** The commonest type of the weights as loaded, as GGUF or safetensors spell it: `Q4_1`, `BF16`. */
   dtype: string;
+  /** What quantising cost, where any matrix was. */
+  quantization?: QuantizationError;
   /** Short names that an adapter can target: `q_proj`, … */
   targetModules: string[];
   hasTokenizer: boolean;
   hasChatTemplate: boolean;
+}
+
+/** How far quantising moved the weights W: ‖W − Q(W)‖ / ‖W‖, 0.01 for one per cent. */
+export interface QuantizationError {
+  /** What they were made into: `Q8_0`, `Q4_0`. */
+  dtype: string;
+  /** How many matrices. */
+  tensors: number;
+  /** Over all of them together. */
+  relative: number;
+  /** The largest of a single matrix, and which. */
+  worst: number;
+  worstTensor: string;
 }
 
 export interface LoadDatasetOptions {
@@ -176,6 +201,7 @@ export interface TrainCallbacks {
 /** What to foresee the memory of; what is left out is as in loadModel, newAdapter and train. */
 export interface PlanMemoryOptions {
   contextLength?: number;
+  quantize?: Quantization;
   r?: number;
   targetModules?: string[] | string;
   /** 512 where not given. */

@@ -1,6 +1,7 @@
 /** The face of the wasm module, as `src/web.rs` of the crate exports it. Only the worker loads it. */
 
 import init, { Engine } from '../pkg/web_lora.js';
+import type { LoadSettings } from './protocol.js';
 import type {
   AdapterFiles,
   AdapterInfo,
@@ -39,11 +40,7 @@ type OnProgress = (progress: Progress) => boolean;
 export interface WasmEngine {
   device(): Omit<DeviceInfo, 'products'>;
   products(): Products;
-  loadModel(
-    files: readonly ByteSource[],
-    options: { contextLength?: number },
-    onProgress: OnProgress,
-  ): Promise<ModelInfo>;
+  loadModel(files: readonly ByteSource[], options: LoadSettings, onProgress: OnProgress): Promise<ModelInfo>;
   planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<Forecast>;
   loadDataset(file: string, bytes: Uint8Array, options: { maxLength?: number }): DatasetReport;
   clearDataset(): void;

@@ -15,17 +15,19 @@ const FOLDER: Record<string, string> = {
 
 interface ServerOptions {
   ranges?: boolean;
+  /** More files, and the fixtures they are. */
+  also?: Record<string, string>;
   /** Called before each answer; may give another. */
   instead?: (name: string, route: Route) => Promise<void> | undefined;
 }
 
 /** Plays `/elsewhere/`, a folder with the tiny model, for the page and its worker. */
-async function serveFolder(page: Page, { ranges = true, instead }: ServerOptions = {}): Promise<void> {
+async function serveFolder(page: Page, { ranges = true, also = {}, instead }: ServerOptions = {}): Promise<void> {
   await page.context().route('**/elsewhere/**', async (route) => {
     const name = new URL(route.request().url()).pathname.split('/').pop() ?? '';
     const answer = instead?.(name, route);
     if (answer) return answer;
-    const path = FOLDER[name];
+    const path = also[name] ?? FOLDER[name];
     if (!path) return route.fulfill({ status: 404 });
     const bytes = await readFile(FIXTURES + path);
     const range = /bytes=(\d+)-(\d+)/.exec(route.request().headers().range ?? '');
@@ -53,6 +55,28 @@ for (const ranges of [true, false]) {
     await expect(studio.get('#model-ready')).toBeVisible();
   });
 }
+
+test('a folder whose weights are in a file that its index names', async ({ studio, page, baseURL }) => {
+  const index = { weight_map: { 'model.norm.weight': 'model-00001-of-00001.safetensors' } };
+  await serveFolder(page, {
+    instead: (name, route) => {
+      if (name === 'model.safetensors') return route.fulfill({ status: 404 });
+      if (name === 'model.safetensors.index.json') return route.fulfill({ status: 200, json: index });
+      return undefined;
+    },
+    also: { 'model-00001-of-00001.safetensors': 'golden/llama-gqa-tied/model.safetensors' },
+  });
+  await studio.open();
+  await load(page, baseURL, 'model/');
+  await expect(studio.get('#model-ready')).toBeVisible();
+});
+
+test('a part of a GGUF whose others are not there', async ({ studio, page, baseURL }) => {
+  await serveFolder(page, { also: { 'm-00001-of-00002.gguf': 'tiny-chat/tokenizer.json' } });
+  await studio.open();
+  await load(page, baseURL, 'm-00001-of-00002.gguf');
+  await expect(studio.get('#model-error')).toContainText('m-00002-of-00002.gguf is not at');
+});
 
 test('a file that is not there', async ({ studio, page, baseURL }) => {
   await serveFolder(page);

@@ -238,16 +238,16 @@ impl<'a> Reader<'a> {
         let size_bytes = dtype.size_bytes(dims[0]).zip(rows).and_then(|(row, rows)| row.checked_mul(rows));
         match size_bytes {
             None | Some(0) => self.bad(format!("{what} cannot be {dtype} with dimensions {dims:?}")),
-            Some(size_bytes) => Ok(Entry { name, dtype, dims, offset, size_bytes }),
+            Some(size_bytes) => Ok(Entry { name, dtype, dims, file: 0, offset, size_bytes }),
         }
     }
 
     fn dtype(&mut self, what: &str) -> Parsed<DType> {
         /// ggml's types in the order of their numbers; empty where one was withdrawn.
-        const NAMES: [&str; 40] = [
+        const NAMES: [&str; 42] = [
             "F32", "F16", "Q4_0", "Q4_1", "", "", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
             "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16",
-            "I32", "I64", "F64", "IQ1_M", "BF16", "", "", "", "TQ1_0", "TQ2_0", "", "", "", "MXFP4",
+            "I32", "I64", "F64", "IQ1_M", "BF16", "", "", "", "TQ1_0", "TQ2_0", "", "", "", "MXFP4", "NVFP4", "Q1_0",
         ];
         let number = self.u32(what)?;
         let name = NAMES.get(number as usize).copied().unwrap_or_default();
@@ -256,7 +256,10 @@ impl<'a> Reader<'a> {
             None if name.is_empty() => self.bad(format!("{what} has the unknown type {number}")),
             None => {
                 let all = DType::ALL.map(|dtype| dtype.to_string()).join(", ");
-                self.unsupported(&format!("tensor type {name}"), &format!("{what} has it; {all} are read"))
+                let message = format!(
+                    "{what} has it; {all} are read: choose the model in one of these, or convert it with llama-quantize"
+                );
+                self.unsupported(&format!("tensor type {name}"), &message)
             }
         }
     }
