@@ -10,6 +10,7 @@ import type {
   EngineOptions,
   GenerateOptions,
   GenerateResult,
+  HubSource,
   MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
@@ -50,7 +51,7 @@ export type CommandResult<Name extends CommandName> = Commands[Name]['result'];
 export type Command = { [Name in CommandName]: { type: Name } & CommandArguments<Name> }[CommandName];
 
 /** A model source that survives `postMessage`. */
-export type PostedSource = { files: File[] } | { url: string };
+export type PostedSource = { files: File[] } | { url: string } | { hub: HubSource };
 
 /** Main thread to worker. An abort overtakes the queue and names the command that it ends. */
 export type ToWorker = { kind: 'command'; id: number; command: Command } | { kind: 'abort'; id: number };

@@ -1,38 +1,95 @@
-/** Byte sources of the worker: slices of a `File`, and HTTP ranges of a URL. Nothing here holds a whole model. */
+/**
+ * Byte sources of the worker: slices of a `File`, HTTP ranges of a URL, and models of the Hub, which are brought into
+ * the tab's storage first. Nothing here holds a whole model.
+ */
 
 import { WebLoraError } from './errors.js';
+import { MissingError, networkError, request, totalSize, type Ask } from './http.js';
+import { addressOf, ask, fileUrl, type HubAddress } from './hub/api.js';
+import { keptFolder, listingOf, wholeFile } from './hub/cache.js';
+import { download } from './hub/download.js';
+import { TEXT_FILES, WEIGHTS, WEIGHTS_INDEX, pickChoice } from './hub/files.js';
 import type { PostedSource } from './protocol.js';
+import type { HubSource, Progress } from './types.js';
 import type { ByteSource } from './wasm.js';
 
-/** Files of a Hugging Face folder that say something about the model; the first two are required. */
-const FOLDER_FILES = [
-  'config.json',
-  'model.safetensors',
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'chat_template.jinja',
-];
-const ATTEMPTS = 3;
+export interface OpenOptions {
+  signal: AbortSignal;
+  onProgress: (progress: Progress) => void;
+  /** Only headers will be read: then nothing is downloaded that need not be. */
+  headersOnly?: boolean;
+}
 
 /** Opens each file of a source, reading no more of it than its size. */
-export async function openSource(source: PostedSource, signal: AbortSignal): Promise<ByteSource[]> {
-  if ('files' in source) return source.files.map(fileSource);
-  if (new URL(source.url).pathname.endsWith('.gguf')) return [await openUrl(source.url, signal)];
+export async function openSource(source: PostedSource, options: OpenOptions): Promise<ByteSource[]> {
+  if ('files' in source) return source.files.map((file) => fileSource(file));
+  if ('hub' in source) return openHub(source.hub, options);
+  const { signal } = options;
+  const open = (url: string) => openUrl({ url, name: lastPart(new URL(url).pathname), signal });
+  if (new URL(source.url).pathname.endsWith('.gguf')) return [await open(source.url)];
   const folder = source.url.endsWith('/') ? source.url : `${source.url}/`;
+  const opened = (name: string) => open(new URL(name, folder).href);
+  const files = await openAll([...TEXT_FILES], (name) => (name === 'config.json' ? opened(name) : ifThere(opened(name))));
+  const whole = await ifThere(opened(WEIGHTS));
+  if (whole) return [...files, whole];
+  const index = await opened(WEIGHTS_INDEX).catch((error: unknown) => {
+    throw error instanceof MissingError ? networkError(WEIGHTS, `it is not at ${folder}, nor is ${WEIGHTS_INDEX}`) : error;
+  });
+  return [...files, index, ...(await openAll(await shardsOf(index), opened))];
+}
+
+async function openAll(names: string[], open: (name: string) => Promise<ByteSource | undefined>): Promise<ByteSource[]> {
   const files: ByteSource[] = [];
-  for (const [index, name] of FOLDER_FILES.entries()) {
-    try {
-      files.push(await openUrl(new URL(name, folder).href, signal));
-    } catch (error) {
-      if (index < 2 || !(error instanceof MissingError)) throw error;
-    }
-  }
+  for (const name of names) files.push(...[await open(name)].filter((file) => file !== undefined));
   return files;
 }
 
-function fileSource(file: File): ByteSource {
+async function ifThere(opening: Promise<ByteSource>): Promise<ByteSource | undefined> {
+  return opening.catch((error: unknown) => {
+    if (error instanceof MissingError) return undefined;
+    throw error;
+  });
+}
+
+/** The files that an index of weights names. */
+async function shardsOf(index: ByteSource): Promise<string[]> {
+  try {
+    const { weight_map } = JSON.parse(new TextDecoder().decode(await index.read(0, index.size)));
+    return [...new Set(Object.values(weight_map as Record<string, string>).map(lastPart))].sort();
+  } catch (error) {
+    if (error instanceof WebLoraError) throw error;
+    throw new WebLoraError({ code: 'bad_file', file: index.name, message: `${index.name} has no weight_map that names files.` });
+  }
+}
+
+async function openHub(hub: HubSource, { signal, onProgress, headersOnly = false }: OpenOptions): Promise<ByteSource[]> {
+  const address = addressOf(hub);
+  const listing = await listingOf(address, signal);
+  const choice = pickChoice(hub.repo, listing.choices, hub.file);
+  // With the repository for a folder, which is what the engine calls the model by.
+  const named = (path: string) => `${lastPart(hub.repo)}/${path}`;
+  if (!headersOnly) {
+    const files = await download(listing, choice, { address, signal, onProgress });
+    return files.map((file, i) => fileSource(file, named(choice.files[i]?.path ?? file.name)));
+  }
+  const folder = await keptFolder(listing);
+  const heads = choice.files.filter(({ path }) => path === 'config.json' || !TEXT_FILES.includes(path));
+  return Promise.all(
+    heads.map(async (file) => {
+      const kept = folder && (await wholeFile(folder, file));
+      const name = named(file.path);
+      return kept ? fileSource(kept, name) : rangesOf(hubAsk(address, fileUrl(listing, file.path), name, signal), name, file.size);
+    }),
+  );
+}
+
+function hubAsk(address: HubAddress, url: string, name: string, signal: AbortSignal): RangeRequest {
+  return (range) => ask(address, url, name, { headers: { Range: range }, signal });
+}
+
+function fileSource(file: File, name = file.name): ByteSource {
   return {
-    name: file.name,
+    name,
     size: file.size,
     async read(offset, length) {
       try {
@@ -40,19 +97,18 @@ function fileSource(file: File): ByteSource {
       } catch {
         throw new WebLoraError({
           code: 'bad_file',
-          file: file.name,
-          message: `${file.name}: the file can no longer be read. Was it moved or changed? Choose it again.`,
+          file: name,
+          message: `${name}: the file can no longer be read. Was it moved or changed? Choose it again.`,
         });
       }
     },
   };
 }
 
-class MissingError extends WebLoraError {}
-
-async function openUrl(url: string, signal: AbortSignal): Promise<ByteSource> {
-  const name = decodeURIComponent(new URL(url).pathname.split('/').pop() ?? url);
-  const probe = await request(url, name, 'bytes=0-0', signal);
+async function openUrl(what: Ask): Promise<ByteSource> {
+  const { name } = what;
+  const ask: RangeRequest = (range) => request({ ...what, headers: { Range: range } });
+  const probe = await ask('bytes=0-0');
   if (probe.status === 200) {
     // No ranges here: the browser takes the whole file in, on its own disk rather than in our memory.
     const blob = await probe.blob();
@@ -61,12 +117,18 @@ async function openUrl(url: string, signal: AbortSignal): Promise<ByteSource> {
   const size = totalSize(probe);
   await probe.body?.cancel();
   if (size === undefined) throw networkError(name, 'the server does not say how large the file is');
+  return rangesOf(ask, name, size);
+}
+
+type RangeRequest = (range: string) => Promise<Response>;
+
+function rangesOf(ask: RangeRequest, name: string, size: number): ByteSource {
   return {
     name,
     size,
     async read(offset, length) {
       if (length === 0) return new Uint8Array();
-      const response = await request(url, name, `bytes=${offset}-${offset + length - 1}`, signal);
+      const response = await ask(`bytes=${offset}-${offset + length - 1}`);
       if (response.status !== 206 || totalSize(response) !== size) {
         throw networkError(name, 'the file changed on the server while it was being read');
       }
@@ -77,32 +139,6 @@ async function openUrl(url: string, signal: AbortSignal): Promise<ByteSource> {
   };
 }
 
-async function request(url: string, name: string, range: string, signal: AbortSignal): Promise<Response> {
-  for (let attempt = 1; ; attempt++) {
-    let failure: WebLoraError;
-    try {
-      const response = await fetch(url, { headers: { Range: range }, signal });
-      if (response.ok) return response;
-      if (response.status === 404) {
-        throw new MissingError({ code: 'network', file: name, message: `${name} is not at ${url}.` });
-      }
-      failure = networkError(name, `the server answered ${response.status} ${response.statusText}`.trim());
-      if (response.status < 500) throw failure;
-    } catch (error) {
-      if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
-      if (error instanceof WebLoraError) throw error;
-      failure = networkError(name, 'the server cannot be reached, or does not allow other pages to read from it');
-    }
-    if (attempt === ATTEMPTS) throw failure;
-    await new Promise((resolve) => setTimeout(resolve, 500 * attempt));
-  }
-}
-
-function totalSize(response: Response): number | undefined {
-  const total = /\/(\d+)$/.exec(response.headers.get('Content-Range') ?? '')?.[1];
-  return total === undefined ? undefined : Number(total);
-}
-
-function networkError(name: string, reason: string): WebLoraError {
-  return new WebLoraError({ code: 'network', file: name, message: `${name}: ${reason}.` });
+function lastPart(path: string): string {
+  return decodeURIComponent(path.slice(path.lastIndexOf('/') + 1));
 }
