@@ -1,10 +1,12 @@
-/** Step 1: a model from this server, a file, a folder or a URL. */
+/** Step 1: a model from this server, the Hub, a file, a folder or a URL. */
 
 import type { ModelSource, Progress, WebLoraError } from 'web-lora';
 import type { App } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
-import { formatBytes, formatCount, formatShort } from './format.js';
+import { formatBytes, formatCount, formatDuration, formatShort } from './format.js';
+import { hubPanel } from './hub-panel.js';
+import { keptModels } from './kept-models.js';
 
 /** The model that `make run` fetches. */
 const DEFAULT_MODEL = {
@@ -13,10 +15,15 @@ const DEFAULT_MODEL = {
   facts: 'Small and quick: a good one to begin with',
 };
 const PHASES: Record<Progress['phase'], string> = {
+  wait: 'Another tab is downloading this model: waiting for it',
+  verify: 'Checking what is here already',
+  download: 'Downloading',
   open: 'Opening the model',
   weights: 'Moving the weights to the GPU',
   compile: 'Getting the GPU ready',
 };
+/** Phases whose progress is in bytes. */
+const IN_BYTES: readonly Progress['phase'][] = ['verify', 'download', 'weights'];
 
 /** Wires step 1. */
 export function modelStep(app: App): void {
@@ -39,10 +46,14 @@ export function modelStep(app: App): void {
       (failure: WebLoraError) => showText(error, failure.message),
     );
   };
-  const drawProgress = ({ phase, loaded, total }: Progress) => {
-    const size = phase === 'weights' ? `: ${formatBytes(loaded)} of ${formatBytes(total)}` : '';
-    byId('model-loading-text').textContent = PHASES[phase] + size;
+  const drawProgress = ({ phase, loaded, total, bytesPerSecond, secondsLeft }: Progress) => {
+    const size = IN_BYTES.includes(phase) ? `: ${formatBytes(loaded)} of ${formatBytes(total)}` : '';
+    const rate = bytesPerSecond === undefined ? '' : ` · ${formatBytes(bytesPerSecond)}/s`;
+    const left = secondsLeft === undefined ? '' : ` · ${formatDuration(secondsLeft)} left`;
+    byId('model-loading-text').textContent = PHASES[phase] + size + rate + left;
     bar.value = total > 0 ? loaded / total : 0;
+    // What a download has brought stays: to stop it is to pause it.
+    byId('model-cancel').textContent = phase === 'download' ? 'Pause' : 'Cancel';
   };
   const loadFiles = (files: File[]) => {
     const gguf = files.find((file) => file.name.endsWith('.gguf'));
@@ -50,6 +61,7 @@ export function modelStep(app: App): void {
   };
 
   void offerDefault(load);
+  keptModels(app, load, hubPanel(app, load));
   onFiles(byId('model-file-button'), byId<HTMLInputElement>('model-file'), loadFiles);
   onFiles(byId('model-folder-button'), byId<HTMLInputElement>('model-folder'), (files) => load(topLevel(files)));
   onDrop(byId('model-drop'), loadFiles);

@@ -1,17 +1,7 @@
 /** Models by URL, from a server that the test plays. */
 
-import { readFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
 import type { Page, Route } from '@playwright/test';
-import { expect, test } from './studio.js';
-
-const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url));
-const FOLDER: Record<string, string> = {
-  'config.json': 'golden/llama-gqa-tied/config.json',
-  'model.safetensors': 'golden/llama-gqa-tied/model.safetensors',
-  'tokenizer.json': 'tiny-chat/tokenizer.json',
-  'tokenizer_config.json': 'tiny-chat/tokenizer_config.json',
-};
+import { expect, test, tinyModel } from './studio.js';
 
 interface ServerOptions {
   ranges?: boolean;
@@ -21,13 +11,13 @@ interface ServerOptions {
 
 /** Plays `/elsewhere/`, a folder with the tiny model, for the page and its worker. */
 async function serveFolder(page: Page, { ranges = true, instead }: ServerOptions = {}): Promise<void> {
+  const files = await tinyModel();
   await page.context().route('**/elsewhere/**', async (route) => {
     const name = new URL(route.request().url()).pathname.split('/').pop() ?? '';
     const answer = instead?.(name, route);
     if (answer) return answer;
-    const path = FOLDER[name];
-    if (!path) return route.fulfill({ status: 404 });
-    const bytes = await readFile(FIXTURES + path);
+    const bytes = files[name];
+    if (!bytes) return route.fulfill({ status: 404 });
     const range = /bytes=(\d+)-(\d+)/.exec(route.request().headers().range ?? '');
     if (!ranges || !range) return route.fulfill({ status: 200, body: bytes });
     const [first, last] = [Number(range[1]), Number(range[2])];
