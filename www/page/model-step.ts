@@ -61,7 +61,6 @@ export function modelStep(app: App): void {
   };
 
   void offerDefault(load);
-  keptModels(app, load, hubPanel(app, load));
   onFiles(byId('model-file-button'), byId<HTMLInputElement>('model-file'), loadFiles);
   onFiles(byId('model-folder-button'), byId<HTMLInputElement>('model-folder'), (files) => load(topLevel(files)));
   onDrop(byId('model-drop'), loadFiles);
@@ -99,6 +98,8 @@ export function modelStep(app: App): void {
     });
     showText(byId('model-note'), noteOn(model));
   });
+  // After the line that disables every button here: these know better when theirs are of use.
+  keptModels(app, load, hubPanel(app, load));
 }
 
 function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): string | undefined {

@@ -18,6 +18,8 @@ interface RepoOptions {
   license?: string;
   gated?: boolean;
   branches?: string[];
+  /** Sizes that the list gives, where they are not those of the files. */
+  sizes?: Record<string, number>;
 }
 
 interface Repo extends RepoOptions {
@@ -52,6 +54,8 @@ export class HubServer {
   delayMs = 0;
   /** Changes a byte of this file on its way. */
   damaged: string | undefined;
+  /** Stays the same when the server has stopped. */
+  endpoint = '';
   readonly #repos = new Map<string, Repo>();
   readonly #hub: Server;
   readonly #cdn: Server;
@@ -66,6 +70,7 @@ export class HubServer {
     for (const server of [started.#hub, started.#cdn]) {
       await new Promise<void>((resolve) => server.listen(0, 'localhost', resolve));
     }
+    started.endpoint = addressOf(started.#hub);
     return started;
   }
 
@@ -75,10 +80,6 @@ export class HubServer {
       server.close();
       server.closeAllConnections();
     }
-  }
-
-  get endpoint(): string {
-    return addressOf(this.#hub);
   }
 
   /** Adds a repository, or a commit to it. */
@@ -94,8 +95,8 @@ export class HubServer {
 
   /** Requests for a file's contents, of whichever server has them. */
   requestsFor(path: string): Seen[] {
-    const { server } = path.endsWith('.json') ? { server: 'hub' } : { server: 'cdn' };
-    return this.log.filter((seen) => seen.server === server && seen.path.endsWith(`/${path}`));
+    const contents = /^\/(signed|api\/resolve-cache)\//;
+    return this.log.filter((seen) => contents.test(seen.path) && seen.path.endsWith(`/${path}`));
   }
 
   async #serve(server: Seen['server'], request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -153,10 +154,10 @@ export class HubServer {
     return { id: model, sha: commit, private: false, gated: gated ? 'manual' : false, cardData, siblings };
   }
 
-  #tree(url: URL, { files }: Repo, response: ServerResponse): void {
+  #tree(url: URL, { files, sizes }: Repo, response: ServerResponse): void {
     const from = Number(url.searchParams.get('cursor') ?? 0);
     const entries = [...files].slice(from, from + PAGE).map(([path, { bytes, oid, sha256 }]) => {
-      const size = bytes.length;
+      const size = sizes?.[path] ?? bytes.length;
       return { type: 'file', oid, size, path, ...(sha256 ? { lfs: { oid: sha256, size, pointerSize: 133 } } : {}) };
     });
     if (from + PAGE < files.size) {
