@@ -4,6 +4,7 @@ import { hubCache, listHubFiles, type HubChoice, type HubListing, type HubSource
 import { toError, type App } from './app.js';
 import { byId, element, showFacts, showText } from './dom.js';
 import { formatBytes, formatPlural } from './format.js';
+import type { Load } from './model-step.js';
 import { HUB_MODELS } from './hub-models.js';
 import { HubToken } from './hub-token.js';
 
@@ -22,8 +23,8 @@ interface Open {
 }
 
 /** Wires the panel; what it returns opens it on a source. */
-export function hubPanel(app: App, load: (source: HubSource) => void): (source: HubSource) => void {
-  const endpoint = new URLSearchParams(location.search).get('hub') ?? HUB;
+export function hubPanel(app: App, load: Load): (source: HubSource) => void {
+  const endpoint = (new URLSearchParams(location.search).get('hub') ?? HUB).replace(/\/+$/, '');
   const host = URL.canParse(endpoint) ? new URL(endpoint).host : endpoint;
   const fold = byId<HTMLDetailsElement>('hub');
   const error = byId('hub-error');
@@ -38,7 +39,7 @@ export function hubPanel(app: App, load: (source: HubSource) => void): (source: 
     repo: listing.repo,
     revision: listing.revision,
     file: choice.name,
-    ...(token.value ? { token: token.value } : {}),
+    ...token.of(listing.endpoint),
   });
 
   const show = (state: 'list' | 'looking' | 'choice') => {
@@ -54,11 +55,11 @@ export function hubPanel(app: App, load: (source: HubSource) => void): (source: 
     const { signal } = asking;
     fold.open = true;
     showText(error, undefined);
+    showText(byId('hub-fit'), undefined);
     byId('hub-looking').textContent = `Asking ${host} about ${source.repo}…`;
     show('looking');
     try {
-      const given = token.value ? { token: token.value } : {};
-      const listing = await listHubFiles({ endpoint, ...given, ...source }, { signal });
+      const listing = await listHubFiles({ endpoint, ...token.of(source.endpoint ?? endpoint), ...source }, { signal });
       const choice = listing.choices.find(({ name }) => name === source.file) ?? listing.choices[0];
       if (!choice || signal.aborted) return;
       open = { listing, choice, cachedBytes: 0, refused: false };
@@ -92,7 +93,7 @@ export function hubPanel(app: App, load: (source: HubSource) => void): (source: 
       input.addEventListener('change', () => void choose(choice));
       const files = choice.files.length > 1 ? ` in ${formatPlural(choice.files.length, 'file')}` : '';
       const size = element('span', { className: 'quiet', text: `${formatBytes(choice.sizeBytes)}${files}` });
-      return element('label', { className: 'check' }, input, element('span', { className: 'grow', text: choice.name }), size);
+      return element('label', { className: 'check' }, input, element('span', { text: choice.name }), size);
     });
     byId('hub-files').replaceChildren(...rows);
   };
@@ -133,7 +134,7 @@ export function hubPanel(app: App, load: (source: HubSource) => void): (source: 
       const failure = toError(thrown);
       showText(fit, undefined);
       // Without a token a gated model's headers cannot be read; the field for it says so.
-      if (failure.code !== 'gated' || token.value) showText(error, failure.message);
+      if (failure.code !== 'gated' || sourceOf(now).token) showText(error, failure.message);
       now.refused = ['unsupported', 'out_of_memory', 'bad_file', 'bad_setting'].includes(failure.code);
     }
     app.update({});
@@ -167,8 +168,7 @@ export function hubPanel(app: App, load: (source: HubSource) => void): (source: 
   byId('hub-download').addEventListener('click', () => {
     if (!open) return;
     asking.abort();
-    showText(error, undefined);
-    load(sourceOf(open));
+    load(sourceOf(open), error);
   });
 
   let wasLoading = false;

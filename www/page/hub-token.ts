@@ -6,12 +6,14 @@
 import { byId } from './dom.js';
 
 export class HubToken {
+  readonly #endpoint: string;
   readonly #key: string;
   readonly #input = byId<HTMLInputElement>('hub-token');
   readonly #keep = byId<HTMLInputElement>('hub-token-keep');
 
   /** `onChange`: another token, or none, is to be used from here on. */
   constructor(endpoint: string, onChange: () => void) {
+    this.#endpoint = endpoint;
     this.#key = `web-lora.hub-token ${endpoint}`;
     const kept = this.#stored();
     this.#input.value = kept ?? '';
@@ -23,8 +25,13 @@ export class HubToken {
     this.#keep.addEventListener('change', () => this.#store());
   }
 
-  get value(): string | undefined {
-    return this.#input.value.trim() || undefined;
+  /** What is to be sent to an endpoint: nothing to another than the token was given for. */
+  of(endpoint: string): { token?: string } {
+    return this.#value && endpoint === this.#endpoint ? { token: this.#value } : {};
+  }
+
+  get #value(): string {
+    return this.#input.value.trim();
   }
 
   #stored(): string | undefined {
@@ -37,7 +44,7 @@ export class HubToken {
 
   #store(): void {
     try {
-      if (this.value && this.#keep.checked) localStorage.setItem(this.#key, this.value);
+      if (this.#value && this.#keep.checked) localStorage.setItem(this.#key, this.#value);
       else localStorage.removeItem(this.#key);
     } catch {
       // No storage in this context: it has to be given again next time.

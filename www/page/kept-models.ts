@@ -4,12 +4,14 @@ import { hubCache, type CachedModel, type HubSource } from 'web-lora';
 import { toError, type App } from './app.js';
 import { announce, byId, element, showText } from './dom.js';
 import { formatBytes } from './format.js';
+import type { Load } from './model-step.js';
 
 /** Wires the list. What is whole is given to `load`, what is not to `open`. */
-export function keptModels(app: App, load: (source: HubSource) => void, open: (source: HubSource) => void): void {
+export function keptModels(app: App, load: Load, open: (source: HubSource) => void): void {
   const error = byId('kept-error');
   let models: CachedModel[] = [];
 
+  const use = (source: HubSource) => load(source, error);
   const read = async () => {
     models = await hubCache.list();
     draw();
@@ -29,7 +31,7 @@ export function keptModels(app: App, load: (source: HubSource) => void, open: (s
     const bytes = models.reduce((sum, { cachedBytes }) => sum + cachedBytes, 0);
     byId('kept').hidden = models.length === 0;
     byId('kept-size').textContent = formatBytes(bytes);
-    byId('kept-models').replaceChildren(...models.map((model) => row(model, model.complete ? load : open, remove)));
+    byId('kept-models').replaceChildren(...models.map((model) => row(model, model.complete ? use : open, remove)));
     app.update({});
   };
 

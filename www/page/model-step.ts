@@ -22,6 +22,9 @@ const PHASES: Record<Progress['phase'], string> = {
   weights: 'Moving the weights to the GPU',
   compile: 'Getting the GPU ready',
 };
+/** Loads a model; a failure is told in the element given, or at the end of the step. */
+export type Load = (source: ModelSource, error?: HTMLElement) => void;
+
 /** Phases whose progress is in bytes. */
 const IN_BYTES: readonly Progress['phase'][] = ['verify', 'download', 'weights'];
 
@@ -32,8 +35,8 @@ export function modelStep(app: App): void {
   let changing = false;
   let abort: AbortController | undefined;
 
-  const load = (source: ModelSource) => {
-    showText(error, undefined);
+  const load: Load = (source, shown = error) => {
+    for (const old of byId('model-step').querySelectorAll<HTMLElement>('.error')) showText(old, undefined);
     changing = false;
     abort = new AbortController();
     const { signal } = abort;
@@ -43,7 +46,7 @@ export function modelStep(app: App): void {
         await app.loadModel(source, signal);
         announce('The model is loaded.');
       },
-      (failure: WebLoraError) => showText(error, failure.message),
+      (failure: WebLoraError) => showText(shown, failure.message),
     );
   };
   const drawProgress = ({ phase, loaded, total, bytesPerSecond, secondsLeft }: Progress) => {
@@ -110,10 +113,14 @@ function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): str
   return 'This model has no chat template: give it examples with prompt and completion, or with text.';
 }
 
-async function offerDefault(load: (source: ModelSource) => void): Promise<void> {
+/** Offers the model that this server has. Where it has none, the Hub's are what there is to begin with. */
+async function offerDefault(load: Load): Promise<void> {
   const url = new URL(DEFAULT_MODEL.url, document.baseURI);
   const response = await fetch(url, { method: 'HEAD' }).catch(() => undefined);
-  if (!response?.ok) return;
+  if (!response?.ok) {
+    byId<HTMLDetailsElement>('hub').open = true;
+    return;
+  }
   const size = Number(response.headers.get('Content-Length'));
   byId('model-default-name').textContent = DEFAULT_MODEL.name;
   byId('model-default-facts').textContent = `${DEFAULT_MODEL.facts} · ${formatBytes(size)}`;

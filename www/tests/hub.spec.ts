@@ -28,15 +28,19 @@ const test = base.extend<{ hub: HubServer; files: Record<string, Buffer>; open: 
   },
 });
 
+/** Where the server has no model to offer, the fold is open already. */
+async function unfold(page: Page): Promise<void> {
+  await page.locator('#hub').evaluate((fold: HTMLDetailsElement) => (fold.open = true));
+}
+
 async function lookUp(page: Page, model: string): Promise<void> {
-  if (!(await page.locator('#hub-list').isVisible())) await page.getByText('From the Hugging Face Hub').click();
+  await unfold(page);
   await page.fill('#hub-name', model);
   await page.keyboard.press('Enter');
 }
 
 async function loaded(studio: Studio): Promise<void> {
   await expect(studio.get('#model-ready')).toBeVisible();
-  await expect(studio.get('#model-error')).toBeHidden();
 }
 
 /** From which byte on a file was asked for, each time that its contents were. */
@@ -48,7 +52,7 @@ function starts(hub: HubServer, path: string): number[] {
 test('chosen from the list, downloaded in sight, kept, and loaded again without the Hub', async ({ studio, page, hub, open, files }) => {
   hub.delayMs = 25;
   await open();
-  await page.getByText('From the Hugging Face Hub').click();
+  await unfold(page);
   await page.getByRole('button', { name: 'Choose SmolLM2 135M Instruct' }).click();
   await expect(studio.get('#hub-facts')).toContainText('apache-2.0');
   await expect(studio.get('#hub-files')).toContainText('789 kB in 4 files');
@@ -100,7 +104,7 @@ test('paused, the page closed, and gone on with from there', async ({ studio, pa
   await expect(studio.get('#model-loading-text')).toContainText(/[1-6]\d\d kB of/);
   await page.getByRole('button', { name: 'Pause' }).click();
   await expect(studio.get('#hub-download')).toHaveText(/Go on: \d+ kB to come/);
-  await expect(studio.get('#model-error')).toBeHidden();
+  await expect(studio.get('#hub-error')).toBeHidden();
 
   await open();
   hub.delayMs = 0;
@@ -151,7 +155,7 @@ test('a file that is not the one that was listed is deleted', async ({ studio, p
   hub.damaged = WEIGHTS;
   await open(SMOL);
   await studio.get('#hub-download').click();
-  await expect(studio.get('#model-error')).toContainText(`${WEIGHTS} is not the file that the Hub lists: its SHA-256`);
+  await expect(studio.get('#hub-error')).toContainText(`${WEIGHTS} is not the file that the Hub lists: its SHA-256`);
   await expect(page.getByRole('button', { name: 'Go on: 779 kB to come' })).toBeVisible();
   hub.damaged = undefined;
   await studio.get('#hub-download').click();
@@ -163,7 +167,7 @@ test('a gated model, and where its token goes', async ({ studio, page, hub, open
   await open(GEMMA);
   await expect(studio.get('#hub-token-field')).toBeVisible();
   await studio.get('#hub-download').click();
-  await expect(studio.get('#model-error')).toContainText(`${GEMMA} is gated: accept its authors’ terms`);
+  await expect(studio.get('#hub-error')).toContainText(`${GEMMA} is gated: accept its authors’ terms`);
 
   await page.fill('#hub-token', hub.stranger);
   await page.keyboard.press('Tab');
@@ -230,14 +234,14 @@ test.describe('refused by name', () => {
     hub.add('some/giant', files, { sizes: { [WEIGHTS]: 1e15 } });
     await open('some/giant');
     await studio.get('#hub-download').click();
-    await expect(studio.get('#model-error')).toContainText(/no room for some\/giant. \d{6,} MB are missing/);
+    await expect(studio.get('#hub-error')).toContainText(/no room for some\/giant. \d{6,} MB are missing/);
     expect(starts(hub, WEIGHTS)).toEqual([]);
 
     const browser = await page.context().newCDPSession(page);
     await browser.send('Storage.overrideQuotaForOrigin', { origin: baseURL ?? '', quotaSize: 100_000 });
     await open(SMOL);
     await studio.get('#hub-download').click();
-    await expect(studio.get('#model-error')).toContainText(`no room for ${SMOL}. It is full. Delete a model`);
+    await expect(studio.get('#hub-error')).toContainText(`no room for ${SMOL}. It is full. Delete a model`);
   });
 });
 
@@ -254,6 +258,7 @@ test('GGUF files and models in parts are listed with their sizes', async ({ stud
   const index = Buffer.from(JSON.stringify({ weight_map: { a: 'model-00001-of-00002.safetensors' } }));
   const shards = { 'model-00001-of-00002.safetensors': weights, 'model-00002-of-00002.safetensors': weights };
   hub.add('some/shards', { ...rest, 'model.safetensors.index.json': index, ...shards }, { branches: ['v2'] });
+  await page.setViewportSize({ width: 375, height: 800 });
   await open('some/gguf');
   await expect(studio.get('#hub-files label')).toHaveText(['m-Q4_K_M.gguf40 kB', 'm-Q8_0.gguf80 kB', 'm-F16.gguf130 kB in 2 files']);
   await expect(page.getByLabel('m-Q4_K_M.gguf')).toBeChecked();
@@ -261,7 +266,13 @@ test('GGUF files and models in parts are listed with their sizes', async ({ stud
   await expect(studio.get('#hub-download')).toHaveText('Download 130 kB');
   await expect(studio.get('#hub-error')).toContainText('m-F16-0000');
 
+  for (const control of await page.locator('#hub').locator('button:visible, input:visible').all()) {
+    await expect(control).toHaveAccessibleName(/\w/);
+  }
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(375);
+
   await studio.get('#hub-back').click();
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(375);
   await lookUp(page, 'some/shards@v2');
   await expect(studio.get('#hub-facts')).toContainText(`v2 (${hub.commitOf('some/shards').slice(0, 7)})`);
   await expect(studio.get('#hub-files label')).toHaveText(['model.safetensors1.6 MB in 6 files']);
