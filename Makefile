@@ -1,7 +1,8 @@
 # make run      builds everything, fetches the default model once, serves the page and prints its address
 # make test     runs every test there is
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
-#               MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
+#               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
+#               DATA= .jsonl file   OUT= folder for the adapter
 #               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
 # make bench    measures products, training steps and generation, natively and in Chromium: target/bench.json
@@ -31,7 +32,7 @@ LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/
 .PHONY: help setup model build run demo profile bench bench-peers soak test test-rust test-model test-wasm test-www
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
 setup:
 	@.ci/setup wasm npm browser
@@ -62,7 +63,7 @@ run: $(SITE) $(MODEL_FILE)
 	@.ci/setup npm
 	cd www && npm run --silent start
 
-DEMO_VARIABLES := MODEL DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT
+DEMO_VARIABLES := MODEL HUB DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT
 export $(DEMO_VARIABLES)
 
 demo: $(SITE) $(if $(MODEL),,$(MODEL_FILE))

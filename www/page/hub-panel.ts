@@ -132,9 +132,9 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
     } catch (thrown) {
       if (signal.aborted) return;
       const failure = toError(thrown);
-      showText(fit, undefined);
-      // Without a token a gated model's headers cannot be read; the field for it says so.
-      if (failure.code !== 'gated' || sourceOf(now).token) showText(error, failure.message);
+      const locked = failure.code === 'gated' && !sourceOf(now).token;
+      showText(fit, locked ? 'With an access token its headers can be read, to say whether it fits.' : undefined);
+      if (!locked) showText(error, failure.message);
       now.refused = ['unsupported', 'out_of_memory', 'bad_file', 'bad_setting'].includes(failure.code);
     }
     app.update({});

@@ -55,5 +55,7 @@ function row(model: CachedModel, use: (source: HubSource) => void, remove: (mode
   const size = complete ? formatBytes(sizeBytes) : `${formatBytes(cachedBytes)} of ${formatBytes(sizeBytes)}`;
   const facts = [source.file, revision === 'main' ? '' : revision.slice(0, 12), size].filter(Boolean).join(' · ');
   const words = element('div', {}, element('p', { text: source.repo }), element('p', { className: 'quiet', text: facts }));
-  return element('li', {}, words, button(complete ? 'Use' : 'Go on', () => use(source)), button('Delete', () => remove(model)));
+  const load = button(complete ? 'Use' : 'Go on', () => use(source));
+  const actions = element('div', { className: 'actions' }, load, button('Delete', () => remove(model)));
+  return element('li', {}, words, actions);
 }

@@ -44,6 +44,32 @@ for (const ranges of [true, false]) {
   });
 }
 
+test('a folder in shards: the index says which files there are', async ({ studio, page, baseURL }) => {
+  const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'];
+  const index = JSON.stringify({ weight_map: { a: shards[0], b: shards[1], c: shards[0] } });
+  const asked = new Set<string>();
+  await serveFolder(page, {
+    instead: (name, route) => {
+      asked.add(name);
+      if (name === 'model.safetensors') return route.fulfill({ status: 404 });
+      if (name === 'model.safetensors.index.json') return route.fulfill({ status: 200, body: index });
+      return shards.includes(name) ? route.fulfill({ status: 200, body: 'weights' }) : undefined;
+    },
+  });
+  await studio.open();
+  await load(page, baseURL, 'model/');
+  await expect(studio.get('#model-error')).toBeVisible();
+  expect([...asked].slice(-3)).toEqual(['model.safetensors.index.json', ...shards]);
+});
+
+test('a folder without weights', async ({ studio, page, baseURL }) => {
+  const none = (name: string, route: Route) => (name.startsWith('model.') ? route.fulfill({ status: 404 }) : undefined);
+  await serveFolder(page, { instead: none });
+  await studio.open();
+  await load(page, baseURL, 'model/');
+  await expect(studio.get('#model-error')).toContainText('nor is model.safetensors.index.json');
+});
+
 test('a file that is not there', async ({ studio, page, baseURL }) => {
   await serveFolder(page);
   await studio.open();
