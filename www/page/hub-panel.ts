@@ -172,9 +172,10 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
   });
 
   let wasLoading = false;
-  app.onChange(({ busy, engine, loading }) => {
-    if (wasLoading && !loading) void refresh();
+  app.onChange(({ busy, engine, loading, model }) => {
+    const ended = wasLoading && !loading;
     wasLoading = loading !== undefined;
+    if (ended) void refresh();
     if (!open) return;
     const { choice, cachedBytes, refused } = open;
     const left = choice.sizeBytes - cachedBytes;
@@ -182,6 +183,8 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
     button.textContent =
       left === 0 ? 'Load' : cachedBytes > 0 ? `Go on: ${formatBytes(left)} to come` : `Download ${formatBytes(left)}`;
     button.disabled = busy !== undefined || !engine || refused;
+    // The button to pause is gone, and with it the focus: on to the one that goes on.
+    if (!busy && !model && document.activeElement === document.body) button.focus();
   });
 
   return (source) => void lookUp(source);

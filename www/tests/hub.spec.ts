@@ -104,6 +104,7 @@ test('paused, the page closed, and gone on with from there', async ({ studio, pa
   await expect(studio.get('#model-loading-text')).toContainText(/[1-6]\d\d kB of/);
   await page.getByRole('button', { name: 'Pause' }).click();
   await expect(studio.get('#hub-download')).toHaveText(/Go on: \d+ kB to come/);
+  await expect(studio.get('#hub-download')).toBeFocused();
   await expect(studio.get('#hub-error')).toBeHidden();
 
   await open();
@@ -133,6 +134,19 @@ test('a page that is closed in the middle keeps what came', async ({ studio, hub
   expect(starts(hub, WEIGHTS)[1]).toBeGreaterThan(100_000);
 });
 
+test('what is being downloaded is not deleted by another tab', async ({ studio, page, hub, open }) => {
+  hub.delayMs = 150;
+  await open(SMOL);
+  await studio.get('#hub-download').click();
+  await expect(studio.get('#model-loading-text')).toContainText(/\d\d kB of/);
+  const other = await page.context().newPage();
+  await other.goto(`/?hub=${hub.endpoint}`);
+  await other.getByRole('button', { name: `Delete ${SMOL}` }).click();
+  await expect(other.locator('#kept-error')).toContainText('is being downloaded');
+  hub.delayMs = 0;
+  await loaded(studio);
+});
+
 test('two tabs want the same model: it is downloaded once', async ({ studio, page, hub, open }) => {
   hub.delayMs = 150;
   await open(SMOL);
@@ -140,7 +154,7 @@ test('two tabs want the same model: it is downloaded once', async ({ studio, pag
   await other.goto(`/?hub=${hub.endpoint}`);
   await expect(other.locator('#device')).not.toHaveAttribute('data-state', 'waiting');
   await lookUp(other, SMOL);
-  await expect(other.locator('#hub-download')).toBeEnabled();
+  await expect(other.locator('#hub-fit')).toContainText('Training takes');
   await studio.get('#hub-download').click();
   await expect(studio.get('#model-loading-text')).toContainText(/\d\d kB of/);
   await other.locator('#hub-download').click();
