@@ -116,7 +116,7 @@ export interface Progress {
   /** Bytes or pipelines done, out of `total`. */
   loaded: number;
   total: number;
-  /** Of a download, as it was over the last moments, and what is left at this rate. */
+  /** Of `verify` and `download`, as it was over the last moments, and what is left at this rate. */
   bytesPerSecond?: number;
   secondsLeft?: number;
 }

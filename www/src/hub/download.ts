@@ -78,7 +78,7 @@ class Download {
     const whole: File[] = [];
     for (const file of files) {
       const there = await wholeFile(folder, file);
-      if (there) this.#meter.add(file.size, 'verify');
+      if (there) this.#meter.skip(file.size);
       whole.push(there ?? (await this.#bring(folder, file)));
     }
     return whole;
@@ -108,13 +108,13 @@ class Download {
   /** Brings what is missing, and says whether the whole has the right hash. */
   async #fill(access: SyncAccess, file: HubFile): Promise<boolean> {
     const { signal } = this.#options;
-    let hash = this.#reread(access, file);
+    let hash = await this.#reread(access, file);
     for (let breaks = 0; access.getSize() < file.size; ) {
       const before = access.getSize();
       const response = await this.#ask(file, before);
       if (before > 0 && response.status === 200) {
         // A server without ranges: from the beginning.
-        this.#meter.add(-before, 'download');
+        this.#meter.skip(-before);
         access.truncate(0);
         hash = new FileHash(file);
       }
@@ -132,7 +132,7 @@ class Download {
   }
 
   /** The hash of what an earlier attempt left, which also is what keeps a damaged beginning from being trusted. */
-  #reread(access: SyncAccess, file: HubFile): FileHash {
+  async #reread(access: SyncAccess, file: HubFile): Promise<FileHash> {
     const hash = new FileHash(file);
     if (access.getSize() > file.size) access.truncate(0);
     const bytes = new Uint8Array(Math.min(REREAD_BYTES, access.getSize()));
@@ -141,6 +141,8 @@ class Download {
       hash.update(bytes.subarray(0, count));
       this.#meter.add(count, 'verify');
       at += count;
+      // Lets an abort in.
+      await pause(0, this.#options.signal);
     }
     return hash;
   }
@@ -182,31 +184,37 @@ class Meter {
   readonly #onProgress: (progress: Progress) => void;
   #loaded = 0;
   #reported = -Infinity;
-  /** Bytes that had come by network, and when, over the last moments. */
+  #phase: Progress['phase'] | undefined;
+  /** Bytes that had come in this phase, and when, over the last moments. */
   #marks: { at: number; bytes: number }[] = [];
-  #downloaded = 0;
+  #came = 0;
 
   constructor(total: number, onProgress: (progress: Progress) => void) {
     this.#total = total;
     this.#onProgress = onProgress;
   }
 
-  add(bytes: number, phase: 'download' | 'verify'): void {
+  /** Counts what took no time, or is to come again. */
+  skip(bytes: number): void {
     this.#loaded += bytes;
-    if (phase === 'download') this.#downloaded += bytes;
+  }
+
+  add(bytes: number, phase: 'download' | 'verify'): void {
+    if (phase !== this.#phase) [this.#phase, this.#marks, this.#came] = [phase, [], 0];
+    this.#loaded += bytes;
+    this.#came += bytes;
     const at = performance.now();
     if (at - this.#reported < REPORT_MS && this.#loaded < this.#total) return;
     this.#reported = at;
-    const progress = { phase, loaded: this.#loaded, total: this.#total };
-    this.#onProgress(phase === 'download' ? { ...progress, ...this.#rate(at) } : progress);
+    this.#onProgress({ phase, loaded: this.#loaded, total: this.#total, ...this.#rate(at) });
   }
 
   #rate(at: number): Pick<Progress, 'bytesPerSecond' | 'secondsLeft'> {
-    this.#marks.push({ at, bytes: this.#downloaded });
+    this.#marks.push({ at, bytes: this.#came });
     while (at - (this.#marks[0]?.at ?? at) > RATE_MS) this.#marks.shift();
     const [first] = this.#marks;
-    if (!first || at === first.at || this.#downloaded <= first.bytes) return {};
-    const bytesPerSecond = (1000 * (this.#downloaded - first.bytes)) / (at - first.at);
+    if (!first || at === first.at || this.#came <= first.bytes) return {};
+    const bytesPerSecond = (1000 * (this.#came - first.bytes)) / (at - first.at);
     return { bytesPerSecond, secondsLeft: (this.#total - this.#loaded) / bytesPerSecond };
   }
 }
