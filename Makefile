@@ -2,7 +2,8 @@
 # make test     runs every test there is but
 # make test-more-models  the two real models besides the default: Gemma 3 270M, and SmolLM2 as a folder
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
-#               MODEL= .gguf file or model folder   DATA= .jsonl file   OUT= folder for the adapter
+#               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
+#               DATA= .jsonl file   OUT= folder for the adapter
 #               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
 # make bench    measures products, training steps and generation, natively and in Chromium: target/bench.json
@@ -66,7 +67,7 @@ run: $(SITE) $(MODEL_FILE)
 	@.ci/setup npm
 	cd www && npm run --silent start
 
-DEMO_VARIABLES := MODEL DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT
+DEMO_VARIABLES := MODEL HUB DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT
 export $(DEMO_VARIABLES)
 
 demo: $(SITE) $(if $(MODEL),,$(MODEL_FILE))

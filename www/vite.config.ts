@@ -5,8 +5,9 @@ import sirv from 'sirv';
 import { defineConfig, type Plugin } from 'vite';
 
 /**
- * Nothing is loaded from elsewhere, and no script that is not a file of ours. `connect-src https:` is for models that
- * the user names by URL. Sent with every file, for the worker takes its policy from its own answer, and repeated in
+ * Nothing is loaded from elsewhere, and no script that is not a file of ours. `connect-src` is for models that the user
+ * names: from the Hub and the content network it sends to, from any other address, and from a server on this machine,
+ * as a mirror of the Hub may be. Sent with every file, for the worker takes its policy from its own answer, and repeated in
  * the page for servers that send no headers of ours.
  */
 const CONTENT_SECURITY_POLICY = [
@@ -16,7 +17,7 @@ const CONTENT_SECURITY_POLICY = [
   "style-src 'self'",
   "img-src 'self' data:",
   "font-src 'self'",
-  "connect-src 'self' https:",
+  "connect-src 'self' https: http://localhost:*",
   "base-uri 'none'",
   "form-action 'none'",
 ].join('; ');

@@ -36,7 +36,15 @@ function serve() {
     cacheDir: `${here}node_modules/.vite`,
     plugins: [{ name: 'model', configureServer: ({ middlewares }) => void middlewares.use('/model', serveModel) }],
     // Bundled before the page asks: found later, they would reload it.
-    optimizeDeps: { include: ['@jax-js/jax', '@tensorflow/tfjs', '@tensorflow/tfjs-backend-webgpu'] },
+    optimizeDeps: {
+      include: [
+        '@jax-js/jax',
+        '@tensorflow/tfjs',
+        '@tensorflow/tfjs-backend-webgpu',
+        '@noble/hashes/legacy.js',
+        '@noble/hashes/sha2.js',
+      ],
+    },
     server: { port: 8325, fs: { allow: [`${here}..`, fileURLToPath(new URL('../../target/bench-pkg', import.meta.url))] }, watch: null },
   });
 }

@@ -18,6 +18,8 @@ import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
 const SETTINGS = { STEPS: 'steps', SEED: 'seed', LR: 'learningRate', RANK: 'r', ALPHA: 'loraAlpha' };
 const OUT = variable('OUT') ?? 'out';
 const POLL_MS = 200;
+/** A model by name, as the page takes it. */
+const HUB_NAME = /^[\w.-]+\/[\w.-]+(@.+)?$/;
 
 /** A failure that the page has told a person about. */
 class PageError extends Error {}
@@ -61,10 +63,21 @@ async function facts(page, id) {
 async function chooseModel(page) {
   const model = variable('MODEL');
   if (!model) await page.click('#model-default-use');
+  else if (!existsSync(model)) await chooseFromHub(page, model);
   else if ((await stat(model)).isDirectory()) await page.setInputFiles('#model-folder', model);
   else await page.setInputFiles('#model-file', model);
   await until(page, '#model-ready');
   say('model', `${await page.innerText('#model-name')}: ${await facts(page, 'model-facts')}`);
+}
+
+/** The first of its choices, as the page proposes it. @param {Page} page @param {string} name */
+async function chooseFromHub(page, name) {
+  if (!(await page.isVisible('#hub-list'))) await page.click('#hub > summary');
+  await page.fill('#hub-name', name);
+  await page.press('#hub-name', 'Enter');
+  await until(page, '#hub-fit:not(:has-text("Reading"))');
+  say('hub', `${name}: ${await page.innerText('#hub-files label:has(:checked)')}\n${await page.innerText('#hub-fit')}`);
+  await page.click('#hub-download');
 }
 
 /** @param {Page} page */
@@ -138,7 +151,7 @@ async function keep(page) {
 
 for (const name of ['MODEL', 'DATA']) {
   const file = variable(name);
-  if (!file || existsSync(file)) continue;
+  if (!file || existsSync(file) || (name === 'MODEL' && HUB_NAME.test(file))) continue;
   console.error(`error       ${name}: there is no ${file}`);
   process.exit(1);
 }
@@ -147,7 +160,8 @@ const server = await preview({ root, configFile: path.join(root, 'vite.config.ts
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
 try {
   const page = await browser.newPage({ acceptDownloads: true });
-  await page.goto(server.resolvedUrls?.local[0] ?? '');
+  const hub = variable('HUB');
+  await page.goto(`${server.resolvedUrls?.local[0] ?? ''}${hub ? `?hub=${hub}` : ''}`);
   await until(page, '#device:not([data-state=waiting])');
   say('GPU', await page.innerText('#device-text'));
   if (await page.isVisible('#device-note')) say('', await page.innerText('#device-note'));

@@ -1,10 +1,12 @@
-/** Step 1: a model from this server, a file, a folder or a URL. */
+/** Step 1: a model from this server, the Hub, a file, a folder or a URL. */
 
 import type { ModelSource, Progress, WebLoraError } from 'web-lora';
 import type { App } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
-import { formatBytes, formatCount, formatShort } from './format.js';
+import { formatBytes, formatCount, formatDuration, formatShort } from './format.js';
+import { hubPanel } from './hub-panel.js';
+import { keptModels } from './kept-models.js';
 
 /** The model that `make run` fetches. */
 const DEFAULT_MODEL = {
@@ -13,10 +15,18 @@ const DEFAULT_MODEL = {
   facts: 'Small and quick: a good one to begin with',
 };
 const PHASES: Record<Progress['phase'], string> = {
+  wait: 'Another tab is downloading this model: waiting for it',
+  verify: 'Checking what is here already',
+  download: 'Downloading',
   open: 'Opening the model',
   weights: 'Moving the weights to the GPU',
   compile: 'Getting the GPU ready',
 };
+/** Loads a model; a failure is told in the element given, or at the end of the step. */
+export type Load = (source: ModelSource, error?: HTMLElement) => void;
+
+/** Phases whose progress is in bytes. */
+const IN_BYTES: readonly Progress['phase'][] = ['verify', 'download', 'weights'];
 
 /** Wires step 1. */
 export function modelStep(app: App): void {
@@ -25,8 +35,8 @@ export function modelStep(app: App): void {
   let changing = false;
   let abort: AbortController | undefined;
 
-  const load = (source: ModelSource) => {
-    showText(error, undefined);
+  const load: Load = (source, shown = error) => {
+    for (const old of byId('model-step').querySelectorAll<HTMLElement>('.error')) showText(old, undefined);
     changing = false;
     abort = new AbortController();
     const { signal } = abort;
@@ -36,13 +46,17 @@ export function modelStep(app: App): void {
         await app.loadModel(source, signal);
         announce('The model is loaded.');
       },
-      (failure: WebLoraError) => showText(error, failure.message),
+      (failure: WebLoraError) => showText(shown, failure.message),
     );
   };
-  const drawProgress = ({ phase, loaded, total }: Progress) => {
-    const size = phase === 'weights' ? `: ${formatBytes(loaded)} of ${formatBytes(total)}` : '';
-    byId('model-loading-text').textContent = PHASES[phase] + size;
+  const drawProgress = ({ phase, loaded, total, bytesPerSecond, secondsLeft }: Progress) => {
+    const size = IN_BYTES.includes(phase) ? `: ${formatBytes(loaded)} of ${formatBytes(total)}` : '';
+    const rate = bytesPerSecond === undefined ? '' : ` · ${formatBytes(bytesPerSecond)}/s`;
+    const left = secondsLeft === undefined ? '' : ` · ${formatDuration(secondsLeft)} left`;
+    byId('model-loading-text').textContent = PHASES[phase] + size + rate + left;
     bar.value = total > 0 ? loaded / total : 0;
+    // What a download has brought stays: to stop it is to pause it.
+    byId('model-cancel').textContent = phase === 'download' ? 'Pause' : 'Cancel';
   };
   const loadFiles = (files: File[]) => {
     const gguf = files.find((file) => file.name.endsWith('.gguf'));
@@ -87,6 +101,8 @@ export function modelStep(app: App): void {
     });
     showText(byId('model-note'), noteOn(model));
   });
+  // After the line that disables every button here: these know better when theirs are of use.
+  keptModels(app, load, hubPanel(app, load));
 }
 
 function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): string | undefined {
@@ -97,10 +113,14 @@ function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): str
   return 'This model has no chat template: give it examples with prompt and completion, or with text.';
 }
 
-async function offerDefault(load: (source: ModelSource) => void): Promise<void> {
+/** Offers the model that this server has. Where it has none, the Hub's are what there is to begin with. */
+async function offerDefault(load: Load): Promise<void> {
   const url = new URL(DEFAULT_MODEL.url, document.baseURI);
   const response = await fetch(url, { method: 'HEAD' }).catch(() => undefined);
-  if (!response?.ok) return;
+  if (!response?.ok) {
+    byId<HTMLDetailsElement>('hub').open = true;
+    return;
+  }
   const size = Number(response.headers.get('Content-Length'));
   byId('model-default-name').textContent = DEFAULT_MODEL.name;
   byId('model-default-facts').textContent = `${DEFAULT_MODEL.facts} · ${formatBytes(size)}`;

@@ -24,6 +24,7 @@ import type {
   GenerateCallbacks,
   GenerateOptions,
   GenerateResult,
+  HubSource,
   LoadDatasetOptions,
   LoadModelOptions,
   ModelInfo,
@@ -103,21 +104,27 @@ export class Engine {
     return this.#lastAdapter;
   }
 
-  /** Streams a model to the GPU. Takes the place of the model before, with its examples and adapter. */
+  /** Streams a model to the GPU, from the Hub by way of the tab's storage. Takes the place of the model before, with its examples and adapter. */
   async loadModel(source: ModelSource, options: LoadModelOptions = {}): Promise<ModelInfo> {
     const { onProgress, signal, ...settings } = options;
     checkSettings(settings);
     const onEvent = (event: CommandEvent) => event.type === 'progress' && onProgress?.(event.progress);
+    // Only a page can ask that what is downloaded be not the first to go. It is kept either way while there is room.
+    if (isHub(source)) await navigator.storage.persist().catch(() => false);
     return this.#call('loadModel', { source: posted(source), options: settings }, { onEvent, signal });
   }
 
   /**
    * The GPU memory that training would take, known before any of it is. The model need not be loaded: only the headers
-   * of its files are read, and what is loaded stays.
+   * of its files are read, which for a model of the Hub need not be downloaded, and what is loaded stays.
    */
-  async planMemory(source: ModelSource, options: PlanMemoryOptions = {}): Promise<Forecast> {
+  async planMemory(
+    source: ModelSource,
+    options: PlanMemoryOptions = {},
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<Forecast> {
     checkSettings(options);
-    return this.#call('planMemory', { source: posted(source), options });
+    return this.#call('planMemory', { source: posted(source), options }, { signal });
   }
 
   /** Reads examples as JSON lines: with `messages`, with `prompt` and `completion`, or with `text`. */
@@ -246,5 +253,10 @@ export class Engine {
 function posted(source: ModelSource): PostedSource {
   if (source instanceof File) return { files: [source] };
   if (typeof source === 'string' || source instanceof URL) return { url: new URL(source, location.href).href };
+  if (isHub(source)) return { hub: source };
   return { files: [...source] };
+}
+
+function isHub(source: ModelSource): source is HubSource {
+  return typeof source === 'object' && 'repo' in source;
 }

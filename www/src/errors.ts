@@ -31,6 +31,16 @@ export type ErrorCode =
   | 'gpu'
   /** A URL could not be read. */
   | 'network'
+  /** The Hub has no such repository, revision or file. */
+  | 'not_found'
+  /** The model is gated: accept its terms on the Hub and give a token. */
+  | 'gated'
+  /** The Hub does not know the access token. */
+  | 'bad_token'
+  /** The tab's storage is full; see `neededBytes`. */
+  | 'no_space'
+  /** The model is being downloaded, here or in another tab. */
+  | 'in_use'
   /** The caller asked to stop. */
   | 'cancelled'
   /** The engine stopped on a fault of its own. Create a new engine. */
@@ -54,7 +64,7 @@ export interface ErrorData {
   allowed?: string;
   /** Config field or feature that is not implemented. */
   field?: string;
-  /** GPU memory asked for, in bytes, where known. */
+  /** GPU memory asked for, or storage missing, in bytes, where known. */
   neededBytes?: number;
 }
 

@@ -2,5 +2,6 @@
 
 export { createEngine, type Engine } from './client.js';
 export { WebLoraError, type ErrorCode } from './errors.js';
+export { hubCache, listHubFiles } from './hub/index.js';
 export { packAdapter, type AdapterCard } from './adapter-files.js';
 export type * from './types.js';

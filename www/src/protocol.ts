@@ -11,6 +11,7 @@ import type {
   Forecast,
   GenerateOptions,
   GenerateResult,
+  HubSource,
   LoadModelOptions,
   ModelInfo,
   PlanMemoryOptions,
@@ -54,7 +55,7 @@ export type CommandResult<Name extends CommandName> = Commands[Name]['result'];
 export type Command = { [Name in CommandName]: { type: Name } & CommandArguments<Name> }[CommandName];
 
 /** A model source that survives `postMessage`. */
-export type PostedSource = { files: File[] } | { url: string };
+export type PostedSource = { files: File[] } | { url: string } | { hub: HubSource };
 
 /** Main thread to worker. An abort overtakes the queue and names the command that it ends. */
 export type ToWorker = { kind: 'command'; id: number; command: Command } | { kind: 'abort'; id: number };

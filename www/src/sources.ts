@@ -1,50 +1,45 @@
-/** Byte sources of the worker: slices of a `File`, and HTTP ranges of a URL. Nothing here holds a whole model. */
+/**
+ * Byte sources of the worker: slices of a `File`, HTTP ranges of a URL, and models of the Hub, which are brought into
+ * the tab's storage first. Nothing here holds a whole model.
+ */
 
 import { WebLoraError } from './errors.js';
+import { MissingError, networkError, request, totalSize, type Ask } from './http.js';
+import { addressOf, ask, fileUrl, type HubAddress } from './hub/api.js';
+import { keptFolder, listingOf, wholeFile } from './hub/cache.js';
+import { download } from './hub/download.js';
+import { TEXT_FILES, WEIGHTS, WEIGHTS_INDEX, pickChoice } from './hub/files.js';
 import type { PostedSource } from './protocol.js';
+import type { HubSource, Progress } from './types.js';
 import type { ByteSource } from './wasm.js';
 
-/** Files that a Hugging Face folder may have besides config.json and its weights. */
-const OPTIONAL_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'];
-/** Where the weights are in a folder that has them in several files. */
-const INDEX = 'model.safetensors.index.json';
-/** Indices of the largest models have some hundred kilobytes. */
-const MAX_INDEX_BYTES = 2 ** 24;
-const ATTEMPTS = 3;
+export interface OpenOptions {
+  signal: AbortSignal;
+  onProgress: (progress: Progress) => void;
+  /** Only headers will be read: then nothing is downloaded that need not be. */
+  headersOnly?: boolean;
+}
 
 /** Opens each file of a source, reading no more of it than its size. */
-export async function openSource(source: PostedSource, signal: AbortSignal): Promise<ByteSource[]> {
-  if ('files' in source) return source.files.map(fileSource);
-  if (new URL(source.url).pathname.endsWith('.gguf')) return openAll(parts(source.url), signal);
-  return openFolder(source.url.endsWith('/') ? source.url : `${source.url}/`, signal);
-}
-
-async function openFolder(folder: string, signal: AbortSignal): Promise<ByteSource[]> {
-  const open = (name: string) => openUrl(new URL(name, folder).href, signal);
-  const files = [await open('config.json')];
-  try {
-    files.push(await open('model.safetensors'));
-  } catch (error) {
-    const index = await ifThere(open(INDEX));
-    if (!index || !(error instanceof MissingError)) throw error;
-    const urls = (await shards(index)).map((name) => new URL(encodeURIComponent(name), folder).href);
-    files.push(index, ...(await openAll(urls, signal)));
-  }
-  for (const name of OPTIONAL_FILES) {
-    const file = await ifThere(open(name));
-    if (file) files.push(file);
-  }
-  return files;
-}
-
-async function openAll(urls: readonly string[], signal: AbortSignal): Promise<ByteSource[]> {
-  const files: ByteSource[] = [];
-  for (const url of urls) files.push(await openUrl(url, signal));
-  return files;
+export async function openSource(source: PostedSource, options: OpenOptions): Promise<ByteSource[]> {
+  if ('files' in source) return source.files.map((file) => fileSource(file));
+  if ('hub' in source) return openHub(source.hub, options);
+  const { signal } = options;
+  const open = (url: string) => openUrl({ url, name: lastPart(new URL(url).pathname), signal });
+  if (new URL(source.url).pathname.endsWith('.gguf')) return openAll(partsOf(source.url), open);
+  const folder = source.url.endsWith('/') ? source.url : `${source.url}/`;
+  const opened = (name: string) => open(new URL(name, folder).href);
+  const files = await openAll([...TEXT_FILES], (name) => (name === 'config.json' ? opened(name) : ifThere(opened(name))));
+  const whole = await ifThere(opened(WEIGHTS));
+  if (whole) return [...files, whole];
+  const index = await opened(WEIGHTS_INDEX).catch((error: unknown) => {
+    throw error instanceof MissingError ? networkError(WEIGHTS, `it is not at ${folder}, nor is ${WEIGHTS_INDEX}`) : error;
+  });
+  return [...files, index, ...(await openAll(await shardsOf(index), opened))];
 }
 
 /** The URLs of all parts of a GGUF, given that of one: `…-00002-of-00003.gguf`. */
-function parts(url: string): string[] {
+function partsOf(url: string): string[] {
   const place = new URL(url);
   const [, stem, count] = /^(.*)-\d{5}-of-(\d{5})\.gguf$/.exec(place.pathname) ?? [];
   if (stem === undefined || count === undefined) return [url];
@@ -54,27 +49,58 @@ function parts(url: string): string[] {
   });
 }
 
-/** The files that an index names. What is wrong with the index is for the engine to say. */
-async function shards(index: ByteSource): Promise<string[]> {
-  try {
-    const text = new TextDecoder().decode(await index.read(0, Math.min(index.size, MAX_INDEX_BYTES)));
-    return [...new Set(Object.values(JSON.parse(text)?.weight_map ?? {}))].filter((name) => typeof name === 'string');
-  } catch (error) {
-    if (error instanceof SyntaxError) return [];
-    throw error;
-  }
+async function openAll(names: string[], open: (name: string) => Promise<ByteSource | undefined>): Promise<ByteSource[]> {
+  const files: ByteSource[] = [];
+  for (const name of names) files.push(...[await open(name)].filter((file) => file !== undefined));
+  return files;
 }
 
-async function ifThere(file: Promise<ByteSource>): Promise<ByteSource | undefined> {
-  return file.catch((error) => {
+async function ifThere(opening: Promise<ByteSource>): Promise<ByteSource | undefined> {
+  return opening.catch((error: unknown) => {
     if (error instanceof MissingError) return undefined;
     throw error;
   });
 }
 
-function fileSource(file: File): ByteSource {
+/** The files that an index of weights names. */
+async function shardsOf(index: ByteSource): Promise<string[]> {
+  try {
+    const { weight_map } = JSON.parse(new TextDecoder().decode(await index.read(0, index.size)));
+    return [...new Set(Object.values(weight_map as Record<string, string>).map(lastPart))].sort();
+  } catch (error) {
+    if (error instanceof WebLoraError) throw error;
+    throw new WebLoraError({ code: 'bad_file', file: index.name, message: `${index.name} has no weight_map that names files.` });
+  }
+}
+
+async function openHub(hub: HubSource, { signal, onProgress, headersOnly = false }: OpenOptions): Promise<ByteSource[]> {
+  const address = addressOf(hub);
+  const listing = await listingOf(address, signal);
+  const choice = pickChoice(hub.repo, listing.choices, hub.file);
+  // With the repository for a folder, which is what the engine calls the model by.
+  const named = (path: string) => `${lastPart(hub.repo)}/${path}`;
+  if (!headersOnly) {
+    const files = await download(listing, choice, { address, signal, onProgress });
+    return files.map((file, i) => fileSource(file, named(choice.files[i]?.path ?? file.name)));
+  }
+  const folder = await keptFolder(listing);
+  const heads = choice.files.filter(({ path }) => path === 'config.json' || !TEXT_FILES.includes(path));
+  return Promise.all(
+    heads.map(async (file) => {
+      const kept = folder && (await wholeFile(folder, file));
+      const name = named(file.path);
+      return kept ? fileSource(kept, name) : rangesOf(hubAsk(address, fileUrl(listing, file.path), name, signal), name, file.size);
+    }),
+  );
+}
+
+function hubAsk(address: HubAddress, url: string, name: string, signal: AbortSignal): RangeRequest {
+  return (range) => ask(address, url, name, { headers: { Range: range }, signal });
+}
+
+function fileSource(file: File, name = file.name): ByteSource {
   return {
-    name: file.name,
+    name,
     size: file.size,
     async read(offset, length) {
       try {
@@ -82,19 +108,18 @@ function fileSource(file: File): ByteSource {
       } catch {
         throw new WebLoraError({
           code: 'bad_file',
-          file: file.name,
-          message: `${file.name}: the file can no longer be read. Was it moved or changed? Choose it again.`,
+          file: name,
+          message: `${name}: the file can no longer be read. Was it moved or changed? Choose it again.`,
         });
       }
     },
   };
 }
 
-class MissingError extends WebLoraError {}
-
-async function openUrl(url: string, signal: AbortSignal): Promise<ByteSource> {
-  const name = decodeURIComponent(new URL(url).pathname.split('/').pop() ?? url);
-  const probe = await request(url, name, 'bytes=0-0', signal);
+async function openUrl(what: Ask): Promise<ByteSource> {
+  const { name } = what;
+  const ask: RangeRequest = (range) => request({ ...what, headers: { Range: range } });
+  const probe = await ask('bytes=0-0');
   if (probe.status === 200) {
     // No ranges here: the browser takes the whole file in, on its own disk rather than in our memory.
     const blob = await probe.blob();
@@ -103,12 +128,18 @@ async function openUrl(url: string, signal: AbortSignal): Promise<ByteSource> {
   const size = totalSize(probe);
   await probe.body?.cancel();
   if (size === undefined) throw networkError(name, 'the server does not say how large the file is');
+  return rangesOf(ask, name, size);
+}
+
+type RangeRequest = (range: string) => Promise<Response>;
+
+function rangesOf(ask: RangeRequest, name: string, size: number): ByteSource {
   return {
     name,
     size,
     async read(offset, length) {
       if (length === 0) return new Uint8Array();
-      const response = await request(url, name, `bytes=${offset}-${offset + length - 1}`, signal);
+      const response = await ask(`bytes=${offset}-${offset + length - 1}`);
       if (response.status !== 206 || totalSize(response) !== size) {
         throw networkError(name, 'the file changed on the server while it was being read');
       }
@@ -119,32 +150,6 @@ async function openUrl(url: string, signal: AbortSignal): Promise<ByteSource> {
   };
 }
 
-async function request(url: string, name: string, range: string, signal: AbortSignal): Promise<Response> {
-  for (let attempt = 1; ; attempt++) {
-    let failure: WebLoraError;
-    try {
-      const response = await fetch(url, { headers: { Range: range }, signal });
-      if (response.ok) return response;
-      if (response.status === 404) {
-        throw new MissingError({ code: 'network', file: name, message: `${name} is not at ${url}.` });
-      }
-      failure = networkError(name, `the server answered ${response.status} ${response.statusText}`.trim());
-      if (response.status < 500) throw failure;
-    } catch (error) {
-      if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
-      if (error instanceof WebLoraError) throw error;
-      failure = networkError(name, 'the server cannot be reached, or does not allow other pages to read from it');
-    }
-    if (attempt === ATTEMPTS) throw failure;
-    await new Promise((resolve) => setTimeout(resolve, 500 * attempt));
-  }
-}
-
-function totalSize(response: Response): number | undefined {
-  const total = /\/(\d+)$/.exec(response.headers.get('Content-Range') ?? '')?.[1];
-  return total === undefined ? undefined : Number(total);
-}
-
-function networkError(name: string, reason: string): WebLoraError {
-  return new WebLoraError({ code: 'network', file: name, message: `${name}: ${reason}.` });
+function lastPart(path: string): string {
+  return decodeURIComponent(path.slice(path.lastIndexOf('/') + 1));
 }

@@ -37,11 +37,72 @@ export interface EngineOptions {
 }
 
 /**
- * Where a model comes from: one `.gguf` file or all parts of one, the files of a Hugging Face folder, or a URL of
- * either. A URL of one part stands for all. A URL that does not end in `.gguf` is taken for the folder that holds
- * config.json.
+ * Where a model comes from: one `.gguf` file or all parts of one, the files of a Hugging Face folder, a URL of either, or
+ * a name on the Hub. A URL of one part stands for all. A URL that does not end in `.gguf` is taken for the folder that
+ * holds config.json.
  */
-export type ModelSource = File | readonly File[] | string | URL;
+export type ModelSource = File | readonly File[] | string | URL | HubSource;
+
+/**
+ * A model by its name on the Hugging Face Hub. Its files are downloaded into the tab's storage, from where a second
+ * load takes them without the network.
+ */
+export interface HubSource {
+  /** `org/name`. */
+  repo: string;
+  /** Branch, tag or commit; `main` where not given. */
+  revision?: string;
+  /** Name of a {@link HubChoice} or of one of its files; the first choice where not given. */
+  file?: string;
+  /** Access token, for gated and private models. It is sent to the endpoint alone, and not kept. */
+  token?: string;
+  /** Of a mirror; https://huggingface.co where not given. */
+  endpoint?: string;
+}
+
+/** What the Hub says of one commit of a repository. */
+export interface HubListing {
+  endpoint: string;
+  repo: string;
+  /** As asked for. */
+  revision: string;
+  /** What the revision stands for. */
+  commit: string;
+  /** Its files need a token of someone who has accepted the authors' terms. */
+  gated: boolean;
+  license?: string;
+  /** What can be loaded, the one to propose first. */
+  choices: HubChoice[];
+  files: HubFile[];
+}
+
+/** Files that make a model: those of a folder with safetensors, or a GGUF file with all its parts. */
+export interface HubChoice {
+  name: string;
+  files: HubFile[];
+  sizeBytes: number;
+}
+
+export interface HubFile {
+  path: string;
+  /** In bytes. */
+  size: number;
+  /** Git's name for the contents; of a large file, for the pointer to it. */
+  oid: string;
+  /** Of large files. */
+  sha256?: string;
+}
+
+/** A model kept in the tab's storage, whole or in part. */
+export interface CachedModel {
+  /** The very commit, to load it without the network. */
+  source: HubSource;
+  /** Under which it was last asked for. */
+  revision: string;
+  sizeBytes: number;
+  cachedBytes: number;
+  complete: boolean;
+}
 
 /** A block type of GGUF that plain numbers can be made into: some 8.5 or 4.5 bits each. */
 export type Quantization = 'q8_0' | 'q4_0';
@@ -59,10 +120,14 @@ export interface LoadModelOptions {
 }
 
 export interface Progress {
-  phase: 'open' | 'weights' | 'compile';
+  /** `wait`: another tab is downloading this model. `verify`: what there is of it is read again. */
+  phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile';
   /** Bytes or pipelines done, out of `total`. */
   loaded: number;
   total: number;
+  /** Of `verify` and `download`, as it was over the last moments, and what is left at this rate. */
+  bytesPerSecond?: number;
+  secondsLeft?: number;
 }
 
 export interface ModelInfo {

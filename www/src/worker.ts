@@ -4,6 +4,7 @@
  */
 
 import { WebLoraError, errorData, type ErrorData } from './errors.js';
+import { stopped } from './http.js';
 import type {
   Command,
   CommandEvent,
@@ -14,7 +15,7 @@ import type {
   PostedSource,
   ToWorker,
 } from './protocol.js';
-import { openSource } from './sources.js';
+import { openSource, type OpenOptions } from './sources.js';
 import { StepTimer } from './step-timer.js';
 import type { AdapterFiles, DeviceInfo, Profile, Progress, TrainOptions, TrainResult } from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
@@ -82,9 +83,13 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
   };
   switch (command.type) {
     case 'loadModel':
-      return withFiles(command.source, signal, (files) => wasm.loadModel(files, command.options, onProgress));
+      return withFiles(command.source, { signal, onProgress }, (files) =>
+        wasm.loadModel(files, command.options, onProgress),
+      );
     case 'planMemory':
-      return withFiles(command.source, signal, (files) => wasm.planMemory(files, command.options));
+      return withFiles(command.source, { signal, onProgress, headersOnly: true }, (files) =>
+        wasm.planMemory(files, command.options),
+      );
     case 'loadDataset':
       return wasm.loadDataset(command.file, command.bytes, command.options);
     case 'clearDataset':
@@ -143,14 +148,14 @@ async function adapterName(): Promise<string> {
 /** Hands on the files of a source. What is thrown is what a read failed with, where one did. */
 async function withFiles<Result>(
   source: PostedSource,
-  signal: AbortSignal,
+  options: OpenOptions,
   use: (files: readonly ByteSource[]) => Promise<Result>,
 ): Promise<Result> {
   const failures: unknown[] = [];
   try {
-    return await use(watched(await openSource(source, signal), failures));
+    return await use(watched(await openSource(source, options), failures));
   } catch (error) {
-    if (signal.aborted) throw new WebLoraError({ code: 'cancelled', message: 'Stopped.' });
+    if (options.signal.aborted) throw stopped();
     throw failures[0] ?? error;
   }
 }

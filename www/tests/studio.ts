@@ -8,6 +8,12 @@ const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url)
 const MODEL_FILES = ['config.json', 'model.safetensors'].map((name) => [`golden/llama-gqa-tied/${name}`, name] as const);
 const TOKENIZER_FILES = ['tokenizer.json', 'tokenizer_config.json'].map((name) => [`tiny-chat/${name}`, name] as const);
 
+/** The tiny model's folder, by file name. */
+export async function tinyModel(): Promise<Record<string, Buffer>> {
+  const files = [...MODEL_FILES, ...TOKENIZER_FILES];
+  return Object.fromEntries(await Promise.all(files.map(async ([from, name]) => [name, await readFile(FIXTURES + from)])));
+}
+
 /** Four chats with one answer: a model of any size learns it: each letter follows from the one before. */
 export const CHATS = ['Hi', 'Hey', 'Hello', 'Howdy']
   .map((greeting) => [

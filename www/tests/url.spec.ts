@@ -1,35 +1,25 @@
 /** Models by URL, from a server that the test plays. */
 
-import { readFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
 import type { Page, Route } from '@playwright/test';
-import { expect, test } from './studio.js';
-
-const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url));
-const FOLDER: Record<string, string> = {
-  'config.json': 'golden/llama-gqa-tied/config.json',
-  'model.safetensors': 'golden/llama-gqa-tied/model.safetensors',
-  'tokenizer.json': 'tiny-chat/tokenizer.json',
-  'tokenizer_config.json': 'tiny-chat/tokenizer_config.json',
-};
+import { expect, test, tinyModel } from './studio.js';
 
 interface ServerOptions {
   ranges?: boolean;
-  /** More files, and the fixtures they are. */
-  also?: Record<string, string>;
+  /** More files. */
+  also?: Record<string, Buffer>;
   /** Called before each answer; may give another. */
   instead?: (name: string, route: Route) => Promise<void> | undefined;
 }
 
 /** Plays `/elsewhere/`, a folder with the tiny model, for the page and its worker. */
 async function serveFolder(page: Page, { ranges = true, also = {}, instead }: ServerOptions = {}): Promise<void> {
+  const files = { ...(await tinyModel()), ...also };
   await page.context().route('**/elsewhere/**', async (route) => {
     const name = new URL(route.request().url()).pathname.split('/').pop() ?? '';
     const answer = instead?.(name, route);
     if (answer) return answer;
-    const path = also[name] ?? FOLDER[name];
-    if (!path) return route.fulfill({ status: 404 });
-    const bytes = await readFile(FIXTURES + path);
+    const bytes = files[name];
+    if (!bytes) return route.fulfill({ status: 404 });
     const range = /bytes=(\d+)-(\d+)/.exec(route.request().headers().range ?? '');
     if (!ranges || !range) return route.fulfill({ status: 200, body: bytes });
     const [first, last] = [Number(range[1]), Number(range[2])];
@@ -57,6 +47,7 @@ for (const ranges of [true, false]) {
 }
 
 test('a folder whose weights are in a file that its index names', async ({ studio, page, baseURL }) => {
+  const whole = (await tinyModel())['model.safetensors']!;
   const index = { weight_map: { 'model.norm.weight': 'model-00001-of-00001.safetensors' } };
   await serveFolder(page, {
     instead: (name, route) => {
@@ -64,7 +55,7 @@ test('a folder whose weights are in a file that its index names', async ({ studi
       if (name === 'model.safetensors.index.json') return route.fulfill({ status: 200, json: index });
       return undefined;
     },
-    also: { 'model-00001-of-00001.safetensors': 'golden/llama-gqa-tied/model.safetensors' },
+    also: { 'model-00001-of-00001.safetensors': whole },
   });
   await studio.open();
   await load(page, baseURL, 'model/');
@@ -72,10 +63,36 @@ test('a folder whose weights are in a file that its index names', async ({ studi
 });
 
 test('a part of a GGUF whose others are not there', async ({ studio, page, baseURL }) => {
-  await serveFolder(page, { also: { 'm-00001-of-00002.gguf': 'tiny-chat/tokenizer.json' } });
+  await serveFolder(page, { also: { 'm-00001-of-00002.gguf': Buffer.from('a part') } });
   await studio.open();
   await load(page, baseURL, 'm-00001-of-00002.gguf');
   await expect(studio.get('#model-error')).toContainText('m-00002-of-00002.gguf is not at');
+});
+
+test('a folder in shards: the index says which files there are', async ({ studio, page, baseURL }) => {
+  const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'];
+  const index = JSON.stringify({ weight_map: { a: shards[0], b: shards[1], c: shards[0] } });
+  const asked = new Set<string>();
+  await serveFolder(page, {
+    instead: (name, route) => {
+      asked.add(name);
+      if (name === 'model.safetensors') return route.fulfill({ status: 404 });
+      if (name === 'model.safetensors.index.json') return route.fulfill({ status: 200, body: index });
+      return shards.includes(name) ? route.fulfill({ status: 200, body: 'weights' }) : undefined;
+    },
+  });
+  await studio.open();
+  await load(page, baseURL, 'model/');
+  await expect(studio.get('#model-error')).toBeVisible();
+  expect([...asked].slice(-3)).toEqual(['model.safetensors.index.json', ...shards]);
+});
+
+test('a folder without weights', async ({ studio, page, baseURL }) => {
+  const none = (name: string, route: Route) => (name.startsWith('model.') ? route.fulfill({ status: 404 }) : undefined);
+  await serveFolder(page, { instead: none });
+  await studio.open();
+  await load(page, baseURL, 'model/');
+  await expect(studio.get('#model-error')).toContainText('nor is model.safetensors.index.json');
 });
 
 test('a file that is not there', async ({ studio, page, baseURL }) => {

@@ -44,7 +44,8 @@ async function browser() {
     root: www,
     configFile: false,
     logLevel: 'error',
-    optimizeDeps: { entries: 'bench/soak/index.html' },
+    // Those of the worker too, which are not found from the page.
+    optimizeDeps: { entries: 'bench/soak/index.html', include: ['@noble/hashes/legacy.js', '@noble/hashes/sha2.js'] },
     server: { port: 8326, watch: null },
   });
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
