@@ -31,7 +31,8 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile bench bench-peers soak test test-rust test-model test-more-models test-wasm test-www
+.PHONY: help setup model build run demo profile bench bench-peers soak
+.PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
@@ -91,7 +92,8 @@ test-rust:
 
 # The tests that are ignored by default because they need the real model.
 test-model: $(MODEL_FILE)
-	$(LAVAPIPE) SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo test --release -- --ignored --skip gemma3 --skip folder
+	$(LAVAPIPE) SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo test --release -- --ignored \
+		--skip gemma3 --skip folder --skip real_vocabularies
 
 # Not part of `make test`: a model under terms of its own, and a folder of 540 MB.
 test-more-models: $(GEMMA3_FILE) $(SMOLLM2_FOLDER)/config.json
@@ -105,6 +107,13 @@ $(SMOLLM2_FOLDER)/config.json: $(MODEL_FILE) tests/fixtures/smollm2/make_folder.
 	python3 -m venv .cache/venv
 	.cache/venv/bin/pip install --quiet gguf==0.19.0 safetensors==0.8.0
 	.cache/venv/bin/python tests/fixtures/smollm2/make_folder.py $< $(@D)
+
+# Tokenizers and chat templates against the reference libraries, on real vocabularies: some 2,300 texts for each of nine
+# families. Apart from `make test`, as it fetches 600 MB.
+test-tokenizers:
+	@.ci/fetch-tokenizers
+	TOKENIZERS_DIR=$(abspath .cache/tokenizers/reference) \
+		cargo test --release --test tokenizers --test chat_templates --test answers -- --ignored --nocapture
 
 test-wasm:
 	WASM_BINDGEN_TEST_TIMEOUT=900 wasm-pack test --headless --chrome --release

@@ -1,6 +1,7 @@
 //! The one object users drive: a device, a model on it, examples, an adapter, a run. Platform independent; `web.rs` is
 //! its JavaScript face.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,20 @@ pub struct PlanOptions {
     pub memory_budget: Option<u64>,
 }
 
+/// What training a model would be like.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forecast {
+    /// What it needs.
+    #[serde(flatten)]
+    pub memory: MemoryPlan,
+    /// In full passes, by the rate of this GPU's products: right to some tens of percent.
+    pub tokens_per_second: f64,
+}
+
+/// A step's rate over that of the products alone, as `make bench` measures both.
+const STEP_EFFICIENCY: f64 = 0.6;
+
 /// What an adapter is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -303,6 +318,8 @@ struct Run {
 pub struct Engine {
     gpu: Rc<Gpu>,
     products: probe::Choice,
+    /// Of its products, once that has been measured.
+    flops_per_second: Cell<Option<f64>>,
     model: Option<Loaded>,
     dataset: Option<Dataset>,
     adapter: Option<(Adapter, usize)>,
@@ -343,7 +360,17 @@ impl Engine {
     pub async fn remembering(options: DeviceOptions, products: Option<probe::Choice>) -> Result<Self> {
         let gpu = Rc::new(Gpu::request(options).await?);
         let products = probe::choose(&gpu, products).await?;
-        Ok(Self { gpu, products, model: None, dataset: None, adapter: None, run: None, generator: None })
+        let flops_per_second = Cell::new(None);
+        Ok(Self {
+            gpu,
+            products,
+            flops_per_second,
+            model: None,
+            dataset: None,
+            adapter: None,
+            run: None,
+            generator: None,
+        })
     }
 
     /// The GPU found.
@@ -406,11 +433,12 @@ impl Engine {
         Ok(info)
     }
 
-    /// The GPU memory that training on this GPU would need, for a model that need not be loaded. Reads the files' headers
-    /// and no weights, allocates nothing, and leaves what is loaded alone.
+    /// The GPU memory that training on this GPU would need, and how fast it might be, for a model that need not be loaded.
+    /// Reads the files' headers and no weights, allocates nothing but, the first time, what it takes to measure how fast
+    /// this GPU computes products, and leaves what is loaded alone.
     ///
     /// Errors with `OutOfMemory` where one buffer would be larger than this GPU allows.
-    pub async fn plan_memory(&self, files: &[Rc<dyn ByteSource>], options: PlanOptions) -> Result<MemoryPlan> {
+    pub async fn plan_memory(&self, files: &[Rc<dyn ByteSource>], options: PlanOptions) -> Result<Forecast> {
         let context_length = within("contextLength", options.context_length, DEFAULT_CONTEXT)?;
         let max_tokens = within("tokensPerPass", options.tokens_per_pass, DEFAULT_PASS)?;
         let checkpoint = open(files, options.quantize).await?;
@@ -422,7 +450,14 @@ impl Engine {
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
         let config = lora.config(checkpoint.name(), &model.config().model_type, &shapes)?;
         let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
-        MemoryPlan::new(&gpu, &*model, weights, &adapter, max_tokens, options.memory_budget).await
+        let memory = MemoryPlan::new(&gpu, &*model, weights, &adapter, max_tokens, options.memory_budget).await?;
+        let rate = match self.flops_per_second.get() {
+            Some(rate) => rate,
+            None => probe::flops_per_second(&self.gpu).await?,
+        };
+        self.flops_per_second.set(Some(rate));
+        let tokens_per_second = max_tokens as f64 * STEP_EFFICIENCY * rate / memory.flops as f64;
+        Ok(Forecast { memory, tokens_per_second })
     }
 
     fn model(&self) -> Result<&Loaded> {
@@ -441,7 +476,7 @@ impl Engine {
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
         let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
         model.check_ids(dataset.examples.iter().flat_map(|example| &example.ids))?;
-        let report = dataset.report(tokenizer)?;
+        let report = dataset.report();
         self.end_training();
         self.dataset = Some(dataset);
         Ok(report)

@@ -4,10 +4,10 @@
 //! reserved; what does not fit is an error that names the file and the place.
 
 mod adapter;
-mod bpe;
 mod chat_template;
 mod checkpoint;
 mod dtype;
+mod encoder;
 mod gguf;
 mod gguf_model;
 mod lora_config;
@@ -17,6 +17,8 @@ mod safetensors;
 mod source;
 mod tokenizer;
 mod tokenizer_files;
+mod tokenizer_gguf;
+mod tokenizer_json;
 
 pub use adapter::{AdapterFile, Matrix};
 pub use chat_template::{ChatTemplate, Message};

@@ -8,7 +8,7 @@
 //! files            GGUF, or config.json + safetensors + tokenizer.json           io::ByteSource
 //!   └─ io          parse and check: plain structs out                            io::Checkpoint, io::Tokenizer
 //!   └─ data        record → template → tokens → which are supervised → packs     data::Dataset
-//!   └─ model       one file for each model_type: forward and backward lists      model::Architecture
+//!   └─ model       one file for each model_type: a recipe for the one decoder    model::Architecture
 //!   └─ layers      forward and backward side by side; linear.rs alone knows      layers::Linear
 //!                  a frozen weight AND its LoRA pair
 //!   └─ kernels     one .rs for each shaders/*.wgsl, with an f64 reference        kernels::matmul, …
@@ -51,6 +51,12 @@
 //! whoever writes a matrix writes those too. Row capacities are multiples of sixteen, and rows past the step's count
 //! are computed but never read by another row. So no inner loop asks where a row ends, and any width works.
 //!
+//! **An architecture is a recipe.** Llama, Mistral, Qwen 2 and 3, Phi-3, Gemma 3 and GPT-2 differ in names, norms,
+//! biases, windows, rotary frequencies, an activation, and in which linears are stored as one. A `Recipe` says these, and
+//! one decoder loads and runs it, so that each architecture is a file of its `config.json`'s rules and nothing else, and
+//! what is proved for one (recomputing, memory plans, generation) holds for all. GGUF's names are put into Hugging Face's
+//! where the file is read (`io::gguf_model`), and an adapter is named alike whatever the base came from.
+//!
 //! **Forward and backward are written out.** The graph is fixed and the base frozen. A layer's forward returns a
 //! `Saved` with what its backward reads. Nothing of the size of a weight is formed, and nothing is computed below the
 //! lowest adapted module.
@@ -60,18 +66,21 @@
 //! Q5_1: the zero point becomes a minimum, exactly. Q4_K and Q5_K lie as these do, with scales of their own; IQ4_NL and
 //! IQ4_XS share a layout and a table. A model in plain numbers can be read as if its file were quantised
 //! ([`io::Checkpoint::quantized`]): nothing above `io` can tell, the memory plan included.
-//! llama.cpp's row order of q and k is undone while loading, so an adapter trained on a GGUF fits the original model. A
-//! weight over the binding limit is cut into parts.
+//! llama.cpp's row order of q and k is undone while loading, so an adapter trained on a GGUF fits the original model, and
+//! the weights that GPT-2 keeps as `[in, out]` are turned. A weight over the binding limit is cut into parts.
 //!
 //! **LoRA is part of the linear.** `y = x Wᵀ + s (x Aᵀ) Bᵀ` is one product whose sum runs on for `r` more terms, and so
-//! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform.
+//! is its backward. Strength 0 to 1 (and beyond) is a number in the step's uniform. Modules may have ranks and alphas of
+//! their own: there is room for the largest rank in each, what is past a module's own is zero and stays so, and where
+//! linears of one product scale differently, the difference is a factor of their low-rank values.
 //!
 //! **Few dispatches, few passes over memory.** Linears that read one matrix are one product whose outputs lie in one
 //! matrix: q, k and v side by side, gate and up by turns of four columns, so that a thread has both and writes
 //! `silu(gate) · up` as it stores them (and their gradients on the way back). Residuals are added where a block's last
 //! linear stores; a norm also multiplies by the A of the linears that read it; attention's gradients are turned back
 //! through the rotary embedding where they are written; dA and dB of half a layer are one kernel. A layer with seven
-//! adapted matrices is 24 dispatches, forward and backward.
+//! adapted matrices is 24 dispatches, forward and backward; a norm of query and key heads shares the rotary embedding's on
+//! the way there and is one more on the way back, and each norm after a block is two.
 //!
 //! **Products come in variants, one for each kind of device** ([`gpu::Variant`]). Programs on the CPU (SwiftShader,
 //! lavapipe) load lane by lane, and do best with large register blocks and no workgroup memory; GPUs do best with tiles
@@ -102,7 +111,7 @@
 //!
 //! # What is not here yet
 //!
-//! Checkpoints of a run, architectures besides llama; kernels tuned on a real GPU.
+//! Checkpoints of a run; kernels tuned on a real GPU.
 
 pub mod bench;
 pub mod data;

@@ -1,7 +1,10 @@
 //! Chat templates give what transformers' Jinja gives, and hostile ones come to an end.
 #![cfg(not(target_arch = "wasm32"))]
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use serde_json::Value;
 use web_lora::io::{ChatTemplate, Message};
 
 #[derive(Deserialize)]
@@ -24,8 +27,79 @@ fn templates_give_jinjas_text() {
     }
 }
 
+/// Conversations, and what transformers makes of each by the template of that name, without and with the prompt for an
+/// answer.
+#[derive(Deserialize)]
+struct Published {
+    cases: Vec<Conversation>,
+    templates: BTreeMap<String, Vec<[Reference; 2]>>,
+}
+
+#[derive(Deserialize)]
+struct Conversation {
+    messages: Vec<Message>,
+    tools: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    text: Option<String>,
+    error: Option<String>,
+    /// Where generation blocks wrote, in characters.
+    answers: Option<Vec<[usize; 2]>>,
+}
+
+#[test]
+fn published_templates_give_transformers_text() {
+    let published: Published = serde_json::from_str(include_str!("fixtures/templates/published.json")).unwrap();
+    assert!(published.cases.len() >= 30 && published.templates.len() >= 9);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/templates/published");
+    for (name, references) in &published.templates {
+        let source = std::fs::read_to_string(format!("{folder}/{name}.jinja")).unwrap();
+        check(name, &source, &published.cases, references);
+    }
+}
+
+/// The templates that packages carry beside the real vocabularies, in the folder named by `TOKENIZERS_DIR`.
+#[test]
+#[ignore = "needs real vocabularies: make test-tokenizers fetches them"]
+fn real_vocabularies_templates_give_transformers_text() {
+    let folder = std::env::var("TOKENIZERS_DIR").expect("TOKENIZERS_DIR must name what make test-tokenizers fetches");
+    let references = std::fs::read(format!("{folder}/templates/published.json")).unwrap();
+    let published: Published = serde_json::from_slice(&references).unwrap();
+    assert!(published.templates.len() >= 5);
+    for (name, references) in &published.templates {
+        let source = std::fs::read_to_string(format!("{folder}/templates/{name}.jinja")).unwrap();
+        check(name, &source, &published.cases, references);
+        println!("{name}: {} conversations", references.len());
+    }
+}
+
+fn check(name: &str, source: &str, cases: &[Conversation], references: &[[Reference; 2]]) {
+    let template = ChatTemplate::new("t", source, "<s>", "</s>").unwrap();
+    assert_eq!(references.len(), cases.len());
+    for (i, (case, both)) in cases.iter().zip(references).enumerate() {
+        let tools = case.tools.as_deref().unwrap_or_default();
+        for (reference, prompt) in both.iter().zip([false, true]) {
+            let place = format!("{name}, conversation {i}, prompt {prompt}");
+            match (template.render_with_tools(&case.messages, tools, prompt), &reference.text, &reference.error) {
+                (Ok(text), Some(expected), _) => {
+                    assert_eq!(&text, expected, "{place}");
+                    let Some(answers) = &reference.answers else { continue };
+                    let in_chars = |at: usize| text[..at].chars().count();
+                    let got = template.answers(&case.messages, tools, &text).unwrap().expect("it has blocks");
+                    let got: Vec<[usize; 2]> = got.iter().map(|at| [in_chars(at.start), in_chars(at.end)]).collect();
+                    assert_eq!(&got, answers, "{place}");
+                }
+                (Err(error), None, Some(expected)) => assert!(error.to_string().contains(expected), "{place}: {error}"),
+                (got, ..) => panic!("{place}: {got:?} where {:?} or {:?}", reference.text, reference.error),
+            }
+        }
+    }
+}
+
 fn render(source: &str) -> web_lora::Result<String> {
-    let messages = [Message { role: "user".to_owned(), content: "Hi".to_owned() }];
+    let messages = [Message::new("user", "Hi")];
     ChatTemplate::new("model.gguf", source, "<s>", "</s>")?.render(&messages, true)
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use web_lora::data::parse_jsonl;
-use web_lora::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, MemorySource, Message};
+use web_lora::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
 
 /// Calls `check` with damaged copies of `bytes`: changed, cut, doubled, and with extreme numbers.
 fn damage(bytes: &[u8], copies: usize, mut check: impl FnMut(Vec<u8>)) {
@@ -56,15 +56,20 @@ fn use_model(files: Vec<(&str, Vec<u8>)>) -> bool {
         assert_eq!(values.len(), tensor.rows() * tensor.cols());
     }
     if let Ok(tokenizer) = model.tokenizer() {
-        if let Ok(ids) = tokenizer.encode("the <s>user used a theft: é🙂 123") {
-            let _ = tokenizer.decode(&ids, false);
-        }
-        let _ = tokenizer.decode(&(0..300).collect::<Vec<_>>(), true);
+        use_tokenizer(&tokenizer);
     }
     if let Ok(Some(template)) = model.chat_template() {
-        let _ = template.render(&[Message { role: "user".to_owned(), content: "hi".to_owned() }], true);
+        let _ = template.render(&[Message::new("user", "hi")], true);
     }
     true
+}
+
+fn use_tokenizer(tokenizer: &Tokenizer) {
+    if let Ok(ids) = tokenizer.encode("the <s>user used\n\n a theft: é🙂 123  \t<table> ") {
+        let _ = tokenizer.decode(&ids, false);
+    }
+    let _ = tokenizer.encode_with_offsets("▁<0x41>\0 é");
+    let _ = tokenizer.decode(&(0..300).collect::<Vec<_>>(), true);
 }
 
 #[test]
@@ -135,6 +140,31 @@ fn damaged_folders() {
 }
 
 #[test]
+fn damaged_tokenizers() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizers/small");
+    for kind in ["gemma", "llama-2", "qwen2"] {
+        let whole = std::fs::read(format!("{folder}/{kind}/vocab.gguf")).unwrap();
+        damage(&whole, 2000, |damaged| {
+            let source: Rc<dyn ByteSource> = Rc::new(MemorySource::new("m.gguf", damaged));
+            if let Ok(tokenizer) = pollster::block_on(Tokenizer::from_gguf(&source)) {
+                use_tokenizer(&tokenizer);
+            }
+        });
+    }
+    for kind in ["unigram", "metaspace", "gemma"] {
+        let whole = std::fs::read(format!("{folder}/{kind}/tokenizer.json")).unwrap();
+        let weights = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        let mut opened = 0;
+        damage(&whole, 2000, |damaged| {
+            let files =
+                [("config.json", b"{}".to_vec()), ("model.safetensors", weights.clone()), ("tokenizer.json", damaged)];
+            opened += usize::from(use_model(files.to_vec()));
+        });
+        assert_eq!(opened, 2000);
+    }
+}
+
+#[test]
 fn damaged_adapters_examples_and_templates() {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adapters/llama3-ropescaled-untied");
     let config = std::fs::read(format!("{golden}/adapter_config.json")).expect("the adapter is there");
@@ -150,10 +180,13 @@ fn damaged_adapters_examples_and_templates() {
     damage(lines, 5000, |damaged| drop(parse_jsonl("a.jsonl", &damaged)));
 
     let source = "{% for m in messages %}{%- if m.role == 'user' -%}[{{ m['content'] | trim | tojson }}]{% endif %}{% generation %}{{ m.content[1:] ~ loop.index }}{% endgeneration %}{% endfor %}{% set ns = namespace(a=1) %}{{ strftime_now('%d') }}";
-    let messages = [Message { role: "user".to_owned(), content: "é🙂".to_owned() }];
+    let messages = [Message::new("user", "é🙂")];
     damage(source.as_bytes(), 5000, |damaged| {
         if let Ok(template) = ChatTemplate::new("t", &String::from_utf8_lossy(&damaged), "<s>", "</s>") {
             let _ = template.render(&messages, true);
+            if let Ok(text) = template.render(&messages, false) {
+                let _ = template.answers(&messages, &[], &text);
+            }
         }
     });
 }

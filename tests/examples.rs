@@ -8,7 +8,7 @@ use web_lora::data::{Dataset, Example, Record, parse_jsonl, tokenize};
 use web_lora::io::{ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.to_owned(), content: content.to_owned() }
+    Message::new(role, content)
 }
 
 #[test]
@@ -22,11 +22,20 @@ fn records_are_read() {
     );
     let (records, errors) = parse_jsonl("a.jsonl", file.as_bytes()).unwrap();
     assert_eq!(errors, []);
+    let more = serde_json::Map::from_iter([("name".to_owned(), "x".into())]);
+    let named = Message { more, ..message("user", "é") };
     let expected = vec![
         (1, Record::Text("a".to_owned())),
         (4, Record::PromptCompletion { prompt: "p".to_owned(), completion: String::new() }),
-        (5, Record::Messages { messages: vec![message("user", "é")], given: 0 }),
-        (6, Record::Messages { messages: vec![message("user", "p"), message("assistant", "c")], given: 1 }),
+        (5, Record::Messages { messages: vec![named], given: 0, tools: vec![] }),
+        (
+            6,
+            Record::Messages {
+                messages: vec![message("user", "p"), message("assistant", "c")],
+                given: 1,
+                tools: vec![],
+            },
+        ),
     ];
     assert_eq!(records, expected);
 }
@@ -151,13 +160,13 @@ fn what_is_learned_is_the_answer_and_its_end() {
         message("assistant", ""),
         message("assistant", "x"),
     ];
-    let all = Record::Messages { messages: messages.clone(), given: 0 };
+    let all = Record::Messages { messages: messages.clone(), given: 0, tools: vec![] };
     assert_eq!(
         show(&all, 1000).unwrap(),
         "<s>system:s<end>\n<s>user:q<end>\n<s>assistant:[one <end> two<end>]\n<s>user:r<end>\n\
          <s>assistant:[<end>]\n<s>assistant:[x<end>]\n"
     );
-    let last = Record::Messages { messages, given: 4 };
+    let last = Record::Messages { messages, given: 4, tools: vec![] };
     assert!(
         show(&last, 1000).unwrap().contains("<s>assistant:one <end> two<end>\n<s>user:r<end>\n<s>assistant:[<end>]")
     );
@@ -184,6 +193,7 @@ fn templates_that_cannot_be_taken_apart_are_refused() {
     let record = Record::Messages {
         messages: vec![message("user", "q"), message("assistant", "a"), message("user", "r")],
         given: 0,
+        tools: vec![],
     };
     // Answers before the last question are written differently.
     let forgetful = "{% for m in messages %}{{ m.content if loop.last else '.' }}{% endfor %}";
@@ -212,7 +222,7 @@ fn examples_with_nothing_to_learn_are_line_errors() {
     assert_eq!(errors[1], (2, "nothing to learn is left of it within 4 tokens"));
     assert_eq!(errors[2], (3, "there is nothing to learn in it: no answer"));
     assert_eq!(errors[3].0, 5);
-    let report = serde_json::to_value(mixed.report(&tokenizer).unwrap()).unwrap();
+    let report = serde_json::to_value(mixed.report()).unwrap();
     assert_eq!(report["supervisedTokens"], 3);
     assert_eq!((&report["tokens"], &report["longest"], &report["truncated"]), (&4.into(), &4.into(), &1.into()));
     assert_eq!(report["preview"][0]["pieces"][1], serde_json::json!({"text": "bcd", "supervised": true}));

@@ -252,6 +252,16 @@ fn broken_files_are_refused_with_their_place() {
     }
 }
 
+/// A SentencePiece vocabulary in place of the small model's, all with the score 0.
+fn scored(w: &mut Writer, tokens: impl Iterator<Item = String>) {
+    let tokens: Vec<String> = tokens.collect();
+    w.set("tokenizer.ggml.model", 8, text("llama"));
+    let len = tokens.len() as u64;
+    w.set("tokenizer.ggml.tokens", 9, [list(8, len), tokens.iter().flat_map(|token| text(token)).collect()].concat());
+    w.set("tokenizer.ggml.scores", 9, [list(6, len), vec![0; 4 * tokens.len()]].concat());
+    w.entries.retain(|(key, ..)| key != "tokenizer.ggml.merges" && key != "tokenizer.ggml.token_type");
+}
+
 const BROKEN_TOKENIZERS: &[Case] = &[
     (
         "no tokens",
@@ -259,14 +269,42 @@ const BROKEN_TOKENIZERS: &[Case] = &[
         "'tokenizer.ggml.tokens' is missing",
     ),
     (
-        "sentencepiece",
-        |w| w.set("tokenizer.ggml.model", 8, text("llama")),
-        "tokenizer.ggml.model is not supported: it is 'llama'",
+        "word pieces",
+        |w| w.set("tokenizer.ggml.model", 8, text("bert")),
+        "tokenizer.ggml.model is not supported: it is 'bert'; byte-level BPE ('gpt2')",
+    ),
+    (
+        "no scores",
+        |w| {
+            w.set("tokenizer.ggml.model", 8, text("llama"));
+            w.entries.retain(|(key, ..)| key != "tokenizer.ggml.merges");
+        },
+        "'tokenizer.ggml.scores' is missing",
+    ),
+    (
+        "too few scores",
+        |w| {
+            w.set("tokenizer.ggml.model", 8, text("llama"));
+            w.set("tokenizer.ggml.scores", 9, [list(6, 1), vec![0; 4]].concat());
+            w.entries.retain(|(key, ..)| key != "tokenizer.ggml.merges");
+        },
+        "264 tokens and 1 scores",
+    ),
+    ("a long piece", |w| scored(w, (1..400).map(|i| "x".repeat(i))), "has 257 bytes, at most 256 are read"),
+    (
+        "pieces of pieces",
+        |w| {
+            scored(
+                w,
+                ('a'..='z').chain('\u{100}'..='\u{24f}').flat_map(|c| (1..=128).map(move |i| c.to_string().repeat(i))),
+            )
+        },
+        "can be put together in more than",
     ),
     (
         "other cuts",
-        |w| w.set("tokenizer.ggml.pre", 8, text("tekken")),
-        "tokenizer.ggml.pre is not supported: it is 'tekken'",
+        |w| w.set("tokenizer.ggml.pre", 8, text("poro-chat")),
+        "tokenizer.ggml.pre is not supported: it is 'poro-chat'",
     ),
     (
         "tokens of numbers",

@@ -178,7 +178,7 @@ fn a_folders_tokenizer_and_template_are_read() {
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.add_bos), (Some(5), Some(4), true));
     assert_eq!((tokenizer.end_of_turn(), tokenizer.vocab_size()), ([4].as_slice(), 6));
 
-    let say = [Message { role: "user".to_owned(), content: "a".to_owned() }];
+    let say = [Message::new("user", "a")];
     assert_eq!(model.chat_template().unwrap().unwrap().render(&say, false).unwrap(), "<s>old");
     let own_file = [("tokenizer_config.json", settings), ("chat_template.jinja", "{{ eos_token }}new")];
     let model = open_folder(&tokenizer_json(), &own_file).unwrap();
@@ -195,9 +195,25 @@ fn tokenizers_that_make_the_library_panic_are_refused() {
         ("/model/merges", json!([["b", "a"]]), "makes no token of the vocabulary"),
         ("/model/merges", json!(["ab"]), "merge 0 ('ab') is not two tokens"),
         ("/model/merges", json!([1]), "tokenizer.json: "),
-        ("/model/vocab", json!({"a": -1}), "its vocabulary is not valid"),
-        ("/model/vocab", json!([["a", 0.0]]), "its vocabulary is not valid"),
-        ("/model/type", json!("Unigram"), "model.type is not supported: it is 'Unigram'"),
+        ("/model/vocab", json!({"a": -1}), "tokenizer.json: "),
+        ("/model/vocab", json!("a"), "a vocabulary: an object of ids, or a list of tokens with scores"),
+        ("/model/vocab", json!([["a", 0.0]]), "its vocabulary is not one of its model.type"),
+        ("/model/type", json!("Unigram"), "its vocabulary is not one of its model.type"),
+        ("/model/type", json!("WordPiece"), "model.type is not supported: it is 'WordPiece'"),
+        ("/model", json!({"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 1}), "the tokenizer cannot be built"),
+        (
+            "/model",
+            json!({"type": "Unigram", "vocab": [["a", 0.0], ["x".repeat(100_000), 0.0]]}),
+            "has 100000 bytes, at most 256",
+        ),
+        (
+            "/added_tokens",
+            json!([
+                {"id": 5, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": true, "normalized": false, "special": true},
+                {"id": 6, "content": "\n\n", "single_word": false, "lstrip": true, "rstrip": false, "normalized": false, "special": true}
+            ]),
+            "the added token '<s>' takes in white space with which another begins",
+        ),
         ("/model/dropout", json!(0.5), "model.dropout is not supported"),
         ("/model/continuing_subword_prefix", json!("##########"), "model.continuing_subword_prefix"),
         ("/model/unk_token", json!("<unk>"), "the unknown token '<unk>' is not in the vocabulary"),
@@ -225,6 +241,11 @@ fn tokenizers_that_make_the_library_panic_are_refused() {
         let error = open_tokenizer(&tokenizer, &[]).err().unwrap_or_else(|| panic!("{place}: {words}")).to_string();
         assert!(error.starts_with("tokenizer.json: ") && error.contains(words), "{place}: {error}");
     }
+    let mut many = tokenizer_json();
+    let pieces: Vec<Value> = (0..20_000).map(|i| json!([format!("{i:0>250}"), 0.0])).collect();
+    many["model"] = json!({"type": "Unigram", "vocab": pieces});
+    let error = open_tokenizer(&many, &[]).err().unwrap().to_string();
+    assert!(error.contains("its tokens have 5000000 bytes, at most 4194304 are read"), "{error}");
     let deep = json!({"type": "Sequence"});
     let deep = (0..100).fold(deep, |inner, _| json!({"type": "Sequence", "pretokenizers": [inner]}));
     let mut tokenizer = tokenizer_json();

@@ -274,7 +274,7 @@ fn an_engine_says_what_quantising_cost() {
         assert_eq!((info.dtype.as_str(), quantization.dtype.as_str(), quantization.tensors), ("Q8_0", "Q8_0", 14));
         assert!(quantization.relative > 0.0 && quantization.worst_tensor.ends_with(".weight"));
         let plan = engine.plan_memory(&files, PlanOptions { quantize, ..Default::default() }).await.unwrap();
-        assert_eq!(plan.weights, engine.allocated_bytes());
+        assert_eq!(plan.memory.weights, engine.allocated_bytes());
 
         let info = engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
         assert_eq!((info.dtype.as_str(), info.quantization), ("F16", None));

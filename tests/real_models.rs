@@ -1,20 +1,31 @@
-//! Real models, natively: next-token logits, greedy tokens and training steps against transformers and peft on the same
-//! GGUF files. `SMOLLM2_GGUF`, `SMOLLM2_FOLDER` and `GEMMA3_GGUF` are their paths; `make test-model` and
-//! `make test-more-models` fetch and make them and run this.
-#![cfg(not(target_arch = "wasm32"))]
+//! Real models, natively and in a browser: next-token logits, greedy tokens and training steps against transformers and
+//! peft on the same GGUF files. `SMOLLM2_GGUF`, `SMOLLM2_FOLDER` and `GEMMA3_GGUF` are their paths natively;
+//! `make test-model` and `make test-more-models` fetch and make them and run this.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+#[cfg(not(target_arch = "wasm32"))]
 use safetensors::SafeTensors;
 use serde_json::Value;
-use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions};
 use web_lora::generate::{GenerateOptions, Generator};
 use web_lora::gpu::{DeviceOptions, Gpu};
-use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix};
+use web_lora::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Matrix};
 use web_lora::lora::{Adapter, ModuleShape};
 use web_lora::model::{self, Architecture};
 use web_lora::train::{Pass, Schedule, TrainOptions, Trainer};
+
+#[cfg(target_arch = "wasm32")]
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
+macro_rules! say {
+    ($($words:tt)*) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        println!($($words)*);
+        #[cfg(target_arch = "wasm32")]
+        wasm_bindgen_test::console_log!($($words)*);
+    };
+}
 
 /// Largest error of a logit of some 10 or a loss of some 4. Both sides are float32, over many layers in another order of
 /// summation.
@@ -29,52 +40,82 @@ struct Golden {
     initial_a: fn(usize, &ModuleShape, usize) -> Vec<f32>,
 }
 
-#[test]
-#[ignore = "needs the real model: make test-model runs it"]
-fn smollm2_answers_and_trains_as_transformers_and_peft_do() {
-    pollster::block_on(run(&[variable("SMOLLM2_GGUF")], &smollm2()));
+#[cfg(not(target_arch = "wasm32"))]
+mod native {
+    use super::*;
+    use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions};
+    use web_lora::io::FileSource;
+
+    fn variable(name: &str) -> String {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} must be set; the Makefile's targets do"))
+    }
+
+    fn open(path: &str) -> Rc<dyn ByteSource> {
+        Rc::new(FileSource::open(path).unwrap_or_else(|error| panic!("{path}: {error}")))
+    }
+
+    #[test]
+    #[ignore = "needs the real model: make test-model runs it"]
+    fn smollm2_answers_and_trains_as_transformers_and_peft_do() {
+        pollster::block_on(run(&[open(&variable("SMOLLM2_GGUF"))], &smollm2()));
+    }
+
+    #[test]
+    #[ignore = "needs the real model as a folder: make test-more-models runs it"]
+    fn smollm2_from_a_folder_is_the_same() {
+        let folder = variable("SMOLLM2_FOLDER");
+        let files = ["config.json", "model.safetensors"].map(|name| open(&format!("{folder}/{name}")));
+        pollster::block_on(run(&files, &smollm2()));
+    }
+
+    #[test]
+    #[ignore = "needs a second real model: make test-more-models runs it"]
+    fn gemma3_answers_and_trains_as_transformers_and_peft_do() {
+        pollster::block_on(run(&[open(&variable("GEMMA3_GGUF"))], &gemma3()));
+    }
+
+    #[test]
+    #[ignore = "needs the real model: make test-model runs it"]
+    fn smollm2_needs_the_memory_that_was_planned() {
+        pollster::block_on(async {
+            let files = [open(&variable("SMOLLM2_GGUF"))];
+            let mut engine = Engine::new(DeviceOptions::default()).await.unwrap();
+            let wanted = PlanOptions { tokens_per_pass: Some(128), ..Default::default() };
+            let planned = engine.plan_memory(&files, wanted).await.unwrap().memory;
+            assert_eq!(engine.allocated_bytes(), 0);
+
+            engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
+            engine.new_adapter(LoraOptions::default()).unwrap();
+            engine.load_dataset("one.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
+            let options = TrainOptions { tokens_per_pass: Some(128), ..Default::default() };
+            let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
+            println!("planned {planned:?}, allocated {}", engine.allocated_bytes());
+            assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));
+        });
+    }
 }
 
-#[test]
-#[ignore = "needs the real model as a folder: make test-more-models runs it"]
-fn smollm2_from_a_folder_is_the_same() {
-    let folder = variable("SMOLLM2_FOLDER");
-    let files = ["config.json", "model.safetensors"].map(|name| format!("{folder}/{name}"));
-    pollster::block_on(run(&files, &smollm2()));
-}
+#[cfg(target_arch = "wasm32")]
+mod browser {
+    use super::*;
+    use wasm_bindgen_futures::JsFuture;
+    use wasm_bindgen_test::wasm_bindgen_test;
+    use web_lora::io::MemorySource;
 
-#[test]
-#[ignore = "needs a second real model: make test-more-models runs it"]
-fn gemma3_answers_and_trains_as_transformers_and_peft_do() {
-    pollster::block_on(run(&[variable("GEMMA3_GGUF")], &gemma3()));
-}
+    /// A file of the crate's folder, which the test runner serves.
+    async fn fetch(path: &str) -> Rc<dyn ByteSource> {
+        let code = format!("return fetch('/{path}').then((r) => r.ok ? r.arrayBuffer() : Promise.reject(r.status))");
+        let promise = js_sys::Function::new_no_args(&code).call0(&js_sys::Object::new()).unwrap();
+        let buffer = JsFuture::from(js_sys::Promise::from(promise)).await.unwrap_or_else(|e| panic!("{path}: {e:?}"));
+        let bytes = js_sys::Uint8Array::new(&buffer).to_vec();
+        Rc::new(MemorySource::new(path, bytes))
+    }
 
-#[test]
-#[ignore = "needs the real model: make test-model runs it"]
-fn smollm2_needs_the_memory_that_was_planned() {
-    pollster::block_on(async {
-        let files = [open(&variable("SMOLLM2_GGUF"))];
-        let mut engine = Engine::new(DeviceOptions::default()).await.unwrap();
-        let wanted = PlanOptions { tokens_per_pass: Some(128), ..Default::default() };
-        let planned = engine.plan_memory(&files, wanted).await.unwrap();
-        assert_eq!(engine.allocated_bytes(), 0);
-
-        engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
-        engine.new_adapter(LoraOptions::default()).unwrap();
-        engine.load_dataset("one.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
-        let options = TrainOptions { tokens_per_pass: Some(128), ..Default::default() };
-        let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
-        println!("planned {planned:?}, allocated {}", engine.allocated_bytes());
-        assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));
-    });
-}
-
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} must be set; the Makefile's targets do"))
-}
-
-fn open(path: &str) -> Rc<dyn ByteSource> {
-    Rc::new(FileSource::open(path).unwrap_or_else(|error| panic!("{path}: {error}")))
+    #[wasm_bindgen_test]
+    #[ignore = "needs a second real model: make test-more-models runs it"]
+    async fn gemma3_answers_and_trains_as_transformers_and_peft_do() {
+        run(&[fetch(".cache/models/gemma-3-270m-Q4_K_M.gguf").await], &gemma3()).await;
+    }
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -85,6 +126,7 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 fn smollm2() -> Golden {
     let json: Value = serde_json::from_slice(include_bytes!("fixtures/smollm2/smollm2.json")).unwrap();
     let supervised = |chat: &Value| ids(&chat["assistant_mask"]).iter().map(|&mask| mask == 1).collect();
@@ -117,9 +159,9 @@ fn gemma3() -> Golden {
     Golden { examples, initial_a, json }
 }
 
-async fn run(paths: &[String], golden: &Golden) {
+async fn run(files: &[Rc<dyn ByteSource>], golden: &Golden) {
     let gpu = Rc::new(Gpu::request(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap());
-    let checkpoint = Checkpoint::open(&paths.iter().map(|path| open(path)).collect::<Vec<_>>()).await.unwrap();
+    let checkpoint = Checkpoint::open(files).await.unwrap();
     let model = model::load(&gpu, &checkpoint, 512, &mut |_, _| true).await.unwrap();
     let answer = &golden.json["next_token"];
 
@@ -129,7 +171,7 @@ async fn run(paths: &[String], golden: &Golden) {
         let expected = ids(expected);
         let options = GenerateOptions { max_new_tokens: expected.len(), ..Default::default() };
         let (ours, _) = generator.generate(&prompt, options, &[], |_| true).await.unwrap();
-        println!("greedy: {ours:?}");
+        say!("greedy: {ours:?}");
         assert_eq!(ours, expected);
         generator.prompt(&prompt, 1.0).await.unwrap()
     };
@@ -138,7 +180,7 @@ async fn run(paths: &[String], golden: &Golden) {
     let top = answer["top"].as_array().unwrap();
     let off = |pair: &Value| (f64::from(logits[pair[0].as_u64().unwrap() as usize]) - pair[1].as_f64().unwrap()).abs();
     let largest = top.iter().map(off).fold(0.0, f64::max);
-    println!("largest error of the {} largest logits: {largest:.1e}", top.len());
+    say!("largest error of the {} largest logits: {largest:.1e}", top.len());
     assert!(largest < TOLERANCE);
 
     let train = &golden.json["train"];
@@ -162,12 +204,12 @@ async fn run(paths: &[String], golden: &Golden) {
     for (step, expected) in curve[..steps].iter().enumerate() {
         trainer.step(&passes, options.optim_step(step, steps));
         let metrics = trainer.metrics(step).await.unwrap();
-        println!("step {step}: loss {} for {expected}, gradient norm {}", metrics.loss, metrics.grad_norm);
+        say!("step {step}: loss {} for {expected}, gradient norm {}", metrics.loss, metrics.grad_norm);
         ours.push(metrics.loss);
     }
     ours.push(trainer.gradients(&passes).await.unwrap().0);
     let off = ours.iter().zip(&curve).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
-    println!("losses: {ours:?}, largest error {off:.1e}");
+    say!("losses: {ours:?}, largest error {off:.1e}");
     assert!(off < TOLERANCE, "{ours:?} for {curve:?}");
     drop(trainer);
 

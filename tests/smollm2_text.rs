@@ -107,14 +107,14 @@ fn chats_have_transformers_text_ids_and_mask() {
     for (chat, n_supervised) in golden["chat"].as_array().unwrap().iter().zip(supervised) {
         let messages: Vec<Message> = serde_json::from_value(chat["messages"].clone()).unwrap();
         assert_eq!(template.render(&messages, false).unwrap(), chat["text"].as_str().unwrap());
-        let record = Record::Messages { messages, given: 0 };
+        let record = Record::Messages { messages, given: 0, tools: vec![] };
         let example = tokenize(&record, &tokenizer, Some(&template), 2048).unwrap();
         assert_eq!(example.ids, ids(&chat["ids"]));
         let mask: Vec<u32> = example.supervised.iter().map(|&supervised| supervised.into()).collect();
         assert_eq!(mask, ids(&chat["assistant_mask"]));
         assert_eq!(example.supervised_tokens(), n_supervised as usize);
     }
-    let question = [Message { role: "user".to_owned(), content: "What is the capital of France?".to_owned() }];
+    let question = [Message::new("user", "What is the capital of France?")];
     let prompt = template.render(&question, true).unwrap();
     assert_eq!(tokenizer.encode(&prompt).unwrap(), ids(&golden["next_token"]["prompt_ids"]));
 }
@@ -136,7 +136,7 @@ fn a_file_of_examples_is_reported_line_by_line() {
         "\"completion\": [{\"role\": \"assistant\", \"content\": \"Ahoy!\"}]}",
     );
     let dataset = Dataset::new("a.jsonl", lines.as_bytes(), &tokenizer, template.as_ref(), 512).unwrap();
-    let report = dataset.report(&tokenizer).unwrap();
+    let report = dataset.report();
     assert_eq!((report.examples, report.truncated), (4, 0));
     assert_eq!(report.errors.iter().map(|error| error.line).collect::<Vec<_>>(), [5, 6]);
     let shown: Vec<(usize, Vec<(&str, bool)>)> = report

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::examples::Written;
 use super::record::add_error;
-use super::{Example, LineError, parse_jsonl, tokenize};
+use super::{Example, LineError, parse_jsonl};
 use crate::io::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
@@ -19,6 +20,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// In the order of the file.
     pub errors: Vec<LineError>,
+    /// The first examples as the model sees them.
+    preview: Vec<Preview>,
 }
 
 impl Dataset {
@@ -33,11 +36,18 @@ impl Dataset {
         max_length: usize,
     ) -> Result<Self> {
         let (records, mut errors) = parse_jsonl(file, bytes)?;
-        let mut examples = Vec::new();
+        let (mut examples, mut preview) = (Vec::new(), Vec::new());
         for (line, record) in records {
-            match tokenize(&record, tokenizer, template, max_length) {
-                Ok(example) if example.supervised_tokens() > 0 => examples.push(Example { line, ..example }),
-                Ok(example) if example.truncated => {
+            let written = Written::new(&record, tokenizer, template, max_length);
+            match written.map(|written| (written.example(), written)) {
+                Ok((example, written)) if example.supervised_tokens() > 0 => {
+                    examples.push(Example { line, ..example });
+                    if preview.len() < PREVIEWS {
+                        let piece = |(text, supervised): (&str, bool)| Piece { text: text.to_owned(), supervised };
+                        preview.push(Preview { line, pieces: written.pieces().map(piece).collect() });
+                    }
+                }
+                Ok((example, _)) if example.truncated => {
                     let message = format!("nothing to learn is left of it within {max_length} tokens");
                     add_error(&mut errors, line, message);
                 }
@@ -53,14 +63,13 @@ impl Dataset {
                 line: Some(first.line),
                 message: format!("no example can be used: {}", first.message),
             }),
-            _ => Ok(Self { file: file.to_owned(), examples, errors }),
+            _ => Ok(Self { file: file.to_owned(), examples, errors, preview }),
         }
     }
 
     /// What a person wants to see of it before training.
-    pub fn report(&self, tokenizer: &Tokenizer) -> Result<DatasetReport> {
-        let preview = self.examples.iter().take(PREVIEWS).map(|example| preview(example, tokenizer));
-        Ok(DatasetReport {
+    pub fn report(&self) -> DatasetReport {
+        DatasetReport {
             file: self.file.clone(),
             examples: self.examples.len(),
             tokens: self.examples.iter().map(|example| example.ids.len()).sum(),
@@ -68,8 +77,8 @@ impl Dataset {
             truncated: self.examples.iter().filter(|example| example.truncated).count(),
             longest: self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0),
             errors: self.errors.clone(),
-            preview: preview.collect::<Result<_>>()?,
-        })
+            preview: self.preview.clone(),
+        }
     }
 }
 
@@ -111,13 +120,4 @@ pub struct Piece {
     pub text: String,
     /// Whether it is learned.
     pub supervised: bool,
-}
-
-fn preview(example: &Example, tokenizer: &Tokenizer) -> Result<Preview> {
-    let tokens: Vec<(u32, bool)> = example.ids.iter().copied().zip(example.supervised.iter().copied()).collect();
-    let pieces = tokens.chunk_by(|(_, one), (_, next)| one == next).map(|run| {
-        let ids: Vec<u32> = run.iter().map(|(id, _)| *id).collect();
-        Ok(Piece { text: tokenizer.decode(&ids, false)?, supervised: run[0].1 })
-    });
-    Ok(Preview { line: example.line, pieces: pieces.collect::<Result<_>>()? })
 }

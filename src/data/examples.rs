@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde_json::Value;
+
 use super::Record;
 use crate::io::{ChatTemplate, Message, Tokenizer};
 use crate::{Error, Result};
@@ -28,7 +30,8 @@ impl Example {
 
 /// Tokens and targets of one record, cut at `max_length` tokens.
 ///
-/// - Messages: the model's own template; targets are the assistant's turns with the token that ends each.
+/// - Messages: the model's own template. Targets are what its `{% generation %}` blocks write where it has them, else
+///   the assistant's turns, each from where a prompt would end to the token that ends the turn.
 /// - Prompt and completion as texts: one after the other and the end-of-text token; targets are those after the
 ///   prompt. As messages: like a conversation, with the targets in the completion.
 /// - Text: the text and the end-of-text token, all targets.
@@ -40,81 +43,203 @@ pub fn tokenize(
     template: Option<&ChatTemplate>,
     max_length: usize,
 ) -> Result<Example> {
-    let (mut ids, mut supervised) = match record {
-        Record::Text(text) => plain(tokenizer, text, 0)?,
-        Record::PromptCompletion { prompt, completion } => {
-            plain(tokenizer, &format!("{prompt}{completion}"), prompt.len())?
+    Ok(Written::new(record, tokenizer, template, max_length)?.example())
+}
+
+/// A record as the model reads it.
+pub(super) struct Written {
+    /// Special tokens included.
+    text: String,
+    tokens: Vec<Token>,
+    truncated: bool,
+}
+
+struct Token {
+    id: u32,
+    /// Of the text. Tokens that share a character each have all of its bytes.
+    bytes: Range<usize>,
+    supervised: bool,
+}
+
+impl Written {
+    pub(super) fn new(
+        record: &Record,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        max_length: usize,
+    ) -> Result<Self> {
+        let (text, mut tokens) = match record {
+            Record::Text(text) => plain(tokenizer, text, 0)?,
+            Record::PromptCompletion { prompt, completion } => {
+                plain(tokenizer, &format!("{prompt}{completion}"), prompt.len())?
+            }
+            Record::Messages { messages, given, tools } => {
+                let template = template.ok_or_else(|| {
+                    unusable("the model has no chat template for messages; use 'prompt' and 'completion', or 'text'")
+                })?;
+                Chat { template, tokenizer, messages, tools }.written(*given)?
+            }
+        };
+        let truncated = tokens.len() > max_length;
+        tokens.truncate(max_length);
+        // There is nothing to predict the first token from.
+        if let Some(first) = tokens.first_mut() {
+            first.supervised = false;
         }
-        Record::Messages { messages, given } => conversation(tokenizer, template, messages, *given)?,
-    };
-    let truncated = ids.len() > max_length;
-    ids.truncate(max_length);
-    supervised.truncate(max_length);
-    // There is nothing to predict the first token from.
-    if let Some(first) = supervised.first_mut() {
-        *first = false;
+        Ok(Self { text, tokens, truncated })
     }
-    Ok(Example { ids, supervised, line: 0, truncated })
+
+    pub(super) fn example(&self) -> Example {
+        Example {
+            ids: self.tokens.iter().map(|token| token.id).collect(),
+            supervised: self.tokens.iter().map(|token| token.supervised).collect(),
+            line: 0,
+            truncated: self.truncated,
+        }
+    }
+
+    /// The text as far as it has tokens, cut where learning begins and ends: each part, and whether it is learned.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (&str, bool)> {
+        let mut from = 0;
+        self.tokens.chunk_by(|one, next| one.supervised == next.supervised).filter_map(move |run| {
+            let last = run.last()?;
+            let piece = self.text.get(from..last.bytes.end.max(from))?;
+            from += piece.len();
+            Some((piece, last.supervised))
+        })
+    }
 }
 
 /// `text` and the end-of-text token; targets begin at byte `given`.
-fn plain(tokenizer: &Tokenizer, text: &str, given: usize) -> Result<(Vec<u32>, Vec<bool>)> {
-    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos);
-    let mut ids = Vec::from_iter(bos);
-    let mut supervised = vec![false; ids.len()];
-    for (id, bytes) in tokenizer.encode_with_offsets(text)? {
-        ids.push(id);
-        supervised.push(bytes.start >= given);
+fn plain(tokenizer: &Tokenizer, text: &str, given: usize) -> Result<(String, Vec<Token>)> {
+    let mut written = String::new();
+    let mut tokens = Vec::new();
+    let special = |id: u32, supervised: bool, written: &mut String| {
+        let from = written.len();
+        written.push_str(&tokenizer.token(id).unwrap_or_default());
+        Token { id, bytes: from..written.len(), supervised }
+    };
+    if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos) {
+        tokens.push(special(bos, false, &mut written));
     }
-    if let Some(eos) = tokenizer.eos().filter(|eos| ids.last() != Some(eos)) {
-        ids.push(eos);
-        supervised.push(true);
+    let from = written.len();
+    written.push_str(text);
+    tokens.extend(tokenizer.encode_with_offsets(text)?.into_iter().map(|(id, bytes)| Token {
+        id,
+        supervised: bytes.start >= given,
+        bytes: from + bytes.start..from + bytes.end,
+    }));
+    let last = tokens.last().map(|token| token.id);
+    if let Some(eos) = tokenizer.eos().filter(|&eos| last != Some(eos)) {
+        tokens.push(special(eos, true, &mut written));
     }
-    Ok((ids, supervised))
+    Ok((written, tokens))
 }
 
-/// The whole conversation rendered once; targets are the assistant's turns from message `given` on.
-fn conversation(
-    tokenizer: &Tokenizer,
-    template: Option<&ChatTemplate>,
-    messages: &[Message],
-    given: usize,
-) -> Result<(Vec<u32>, Vec<bool>)> {
-    let template = template.ok_or_else(|| {
-        unusable("the model has no chat template for messages; use 'prompt' and 'completion', or 'text'")
-    })?;
-    let text = template.render(messages, false)?;
-    let tokens = tokenizer.encode_with_offsets(&text)?;
-    let mut supervised = vec![false; tokens.len()];
-    for (i, message) in messages.iter().enumerate().skip(given) {
-        if message.role != "assistant" {
-            continue;
+/// A conversation with what writes it.
+struct Chat<'a> {
+    template: &'a ChatTemplate,
+    tokenizer: &'a Tokenizer,
+    messages: &'a [Message],
+    tools: &'a [Value],
+}
+
+impl Chat<'_> {
+    /// The whole conversation rendered once; targets are the assistant's turns from message `given` on.
+    fn written(&self, given: usize) -> Result<(String, Vec<Token>)> {
+        let text = self.template.render_with_tools(self.messages, self.tools, false)?;
+        let tokens = self.tokenizer.encode_with_offsets(&text)?;
+        let mut tokens: Vec<Token> =
+            tokens.into_iter().map(|(id, bytes)| Token { id, bytes, supervised: false }).collect();
+        if let Some(answers) = self.template.answers(self.messages, self.tools, &text)? {
+            let learned_from = if given == 0 { 0 } else { self.prompt(given, &text)?.ok_or_else(|| differs(given))? };
+            for answer in answers.into_iter().filter(|answer| answer.start >= learned_from) {
+                let first = containing(&tokens, answer.start);
+                learn(&mut tokens, first, answer.end);
+            }
+            return Ok((text, tokens));
         }
-        let turn = turn(template, messages, i, &text)?;
-        let first = tokens.partition_point(|(_, bytes)| bytes.start < turn.start);
-        let end = tokens.partition_point(|(_, bytes)| bytes.start < turn.end).max(first);
-        // What the template writes after the end of the turn is not the model's to say.
-        let last = tokens[first..end].iter().rposition(|(id, _)| tokenizer.end_of_turn().contains(id));
-        let end = last.map_or(end, |last| first + last + 1);
-        supervised[first..end].fill(true);
+        for i in given..self.messages.len() {
+            if self.messages[i].role == "assistant" {
+                self.learn_turn(i, &text, &mut tokens)?;
+            }
+        }
+        Ok((text, tokens))
     }
-    Ok((tokens.into_iter().map(|(id, _)| id).collect(), supervised))
+
+    /// Marks the tokens of message `i`, up to and with the token that ends the turn: what the template writes after
+    /// that is not the model's to say.
+    fn learn_turn(&self, i: usize, text: &str, tokens: &mut [Token]) -> Result<()> {
+        let content = self.content(i, text)?;
+        let calls = self.messages[i].more.contains_key("tool_calls");
+        let (first, said) = match (self.prompt(i, text)?, content) {
+            (Some(prompt), Some(content)) => (beginning(tokens, prompt), content.end.max(prompt)),
+            // Some templates write a call in the place of what is said.
+            (Some(prompt), None) if calls => (beginning(tokens, prompt), prompt),
+            // Others write what is before an answer differently when the conversation goes on.
+            (None, Some(content)) => (containing(tokens, content.start), content.end),
+            _ => return Err(differs(i)),
+        };
+        let next = if i + 1 < self.messages.len() { self.content(i + 1, text)? } else { None };
+        let limit = next.map_or(text.len(), |next| next.start);
+        let ends = self.tokenizer.end_of_turn();
+        let end = tokens.iter().find(|token| token.bytes.start >= said && ends.contains(&token.id));
+        let end = match end.filter(|end| end.bytes.start < limit) {
+            Some(end) => end.bytes.end,
+            // A turn may end in words alone.
+            None => {
+                let with = self.template.render_with_tools(&self.messages[..=i], self.tools, false)?;
+                if text.starts_with(&with) { with.len().max(said) } else { said }
+            }
+        };
+        learn(tokens, first, end);
+        Ok(())
+    }
+
+    /// Where in `text` the prompt for message `i` ends, if the conversation is written no differently up to there.
+    fn prompt(&self, i: usize, text: &str) -> Result<Option<usize>> {
+        let prompt = self.template.render_with_tools(&self.messages[..i], self.tools, true)?;
+        Ok(text.starts_with(&prompt).then_some(prompt.len()))
+    }
+
+    /// Where in `text` the content of message `i` is, if it is there: between what stays the same when it changes.
+    fn content(&self, i: usize, text: &str) -> Result<Option<Range<usize>>> {
+        const OTHER: char = '\u{fdd2}';
+        let mut messages = self.messages.to_vec();
+        messages[i].content = format!("{OTHER}{}{OTHER}", messages[i].content);
+        let changed = self.template.render_with_tools(&messages, self.tools, false)?;
+        if changed == text {
+            return Ok(None);
+        }
+        let same = |(one, other): &(char, char)| one == other;
+        let before = text.chars().zip(changed.chars()).take_while(same).map(|(char, _)| char.len_utf8()).sum();
+        let after = text.chars().rev().zip(changed.chars().rev()).take_while(same).map(|(char, _)| char.len_utf8());
+        Ok(Some(before..(text.len() - after.sum::<usize>()).max(before)))
+    }
 }
 
-/// Where in `text` the template puts message `i`: between the conversation before it, ready for an answer, and the
-/// conversation with it.
-fn turn(template: &ChatTemplate, messages: &[Message], i: usize, text: &str) -> Result<Range<usize>> {
-    let before = template.render(&messages[..i], true)?;
-    let with = template.render(&messages[..=i], false)?;
-    if with.starts_with(&before) && text.starts_with(&with) {
-        Ok(before.len()..with.len())
-    } else {
-        Err(unusable(&format!(
-            "message {}: the chat template writes a conversation differently when it goes on, so that the answer \
-             cannot be told from the rest",
-            i + 1
-        )))
-    }
+/// The first token that begins at `at` or later.
+fn beginning(tokens: &[Token], at: usize) -> usize {
+    tokens.partition_point(|token| token.bytes.start < at)
+}
+
+/// The first token that ends after `at`.
+fn containing(tokens: &[Token], at: usize) -> usize {
+    tokens.partition_point(|token| token.bytes.end <= at)
+}
+
+/// Makes targets of the tokens from `first` to the last that begins before byte `end`.
+fn learn(tokens: &mut [Token], first: usize, end: usize) {
+    let end = beginning(tokens, end).max(first);
+    tokens[first..end].iter_mut().for_each(|token| token.supervised = true);
+}
+
+fn differs(i: usize) -> Error {
+    unusable(&format!(
+        "message {}: the chat template writes a conversation differently when it goes on, so that the answer cannot be \
+         told from the rest",
+        i + 1
+    ))
 }
 
 /// An error about one record; who knows its file and line adds them.

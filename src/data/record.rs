@@ -22,6 +22,8 @@ pub enum Record {
         messages: Vec<Message>,
         /// How many of the first are a prompt, of which nothing is learned.
         given: usize,
+        /// JSON descriptions of the functions that the model may call.
+        tools: Vec<Value>,
     },
     /// A text in two parts; the second is learned.
     PromptCompletion {
@@ -102,8 +104,13 @@ fn parse_line(text: &[u8]) -> Result<Record, String> {
     let Value::Object(mut fields) = value else {
         return Err("it is not a JSON object".to_owned());
     };
+    let tools = match fields.remove("tools") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(tools)) => tools,
+        Some(_) => return Err("'tools' is not a list".to_owned()),
+    };
     if let Some(messages) = fields.remove("messages") {
-        return Ok(Record::Messages { messages: parse_messages("messages", messages)?, given: 0 });
+        return Ok(Record::Messages { messages: parse_messages("messages", messages)?, given: 0, tools });
     }
     match (fields.remove("prompt"), fields.remove("completion")) {
         (Some(Value::String(prompt)), Some(Value::String(completion))) => {
@@ -114,7 +121,7 @@ fn parse_line(text: &[u8]) -> Result<Record, String> {
             let mut messages = parse_messages("prompt", prompt)?;
             let given = messages.len();
             messages.extend(parse_messages("completion", completion)?);
-            Ok(Record::Messages { messages, given })
+            Ok(Record::Messages { messages, given, tools })
         }
         (Some(_), Some(_)) => {
             Err("'prompt' and 'completion' are neither both texts nor both lists of messages".to_owned())
@@ -154,12 +161,19 @@ fn parse_messages(field: &str, value: Value) -> Result<Vec<Message>, String> {
         let Value::Object(mut fields) = value else {
             return Err(format!("'{field}', message {}: it is not an object", i + 1));
         };
-        let mut text = |name: &str| match fields.remove(name) {
+        let text = |fields: &mut Map<String, Value>, name: &str| match fields.remove(name) {
             Some(Value::String(text)) => Ok(text),
             Some(_) => Err(format!("'{field}', message {}: '{name}' is not a text", i + 1)),
             None => Err(format!("'{field}', message {}: '{name}' is missing", i + 1)),
         };
-        Ok(Message { role: text("role")?, content: text("content")? })
+        let role = text(&mut fields, "role")?;
+        // Who calls a function need not say anything.
+        let content = match fields.get("content") {
+            None | Some(Value::Null) if fields.contains_key("tool_calls") => String::new(),
+            _ => text(&mut fields, "content")?,
+        };
+        fields.remove("content");
+        Ok(Message { role, content, more: fields })
     };
     values.into_iter().enumerate().map(message).collect()
 }

@@ -1,9 +1,10 @@
 //! Chat templates: Jinja as transformers renders it, within limits.
 
-use std::io;
+use std::{io, ops::Range};
 
 use minijinja::{Environment, ErrorKind, State, Value, context};
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use crate::{Error, Result};
 
@@ -16,13 +17,27 @@ const FUEL: u64 = 2_000_000;
 /// Depth of macro calls; a tab's stack is small.
 const MAX_DEPTH: usize = 64;
 
+/// Around what a generation block writes, where the blocks are asked for: characters that no text has.
+const OPEN: char = '\u{fdd0}';
+const CLOSE: char = '\u{fdd1}';
+
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user`, `assistant`, or what else the model's template knows.
     pub role: String,
     /// What is said.
     pub content: String,
+    /// What else the template may ask for: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+    #[serde(flatten)]
+    pub more: Map<String, serde_json::Value>,
+}
+
+impl Message {
+    /// A turn with nothing but a role and what is said.
+    pub fn new(role: &str, content: &str) -> Self {
+        Self { role: role.to_owned(), content: content.to_owned(), more: Map::new() }
+    }
 }
 
 /// A model's way of writing a conversation as one text.
@@ -32,6 +47,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos_token: String,
     eos_token: String,
+    marks_answers: bool,
 }
 
 impl ChatTemplate {
@@ -42,11 +58,14 @@ impl ChatTemplate {
             environment: environment(),
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
+            marks_answers: false,
         };
         if source.len() > MAX_SOURCE_BYTES {
             return Err(template.bad(format!("has {} bytes, at most {MAX_SOURCE_BYTES} are read", source.len())));
         }
-        match template.environment.add_template_owned("chat_template", without_generation_tags(source)) {
+        let (source, marks_answers) = with_generation_filters(source);
+        template.marks_answers = marks_answers;
+        match template.environment.add_template_owned("chat_template", source) {
             Ok(()) => Ok(template),
             Err(error) => Err(template.bad(format!("cannot be read: {}", explain(&error)))),
         }
@@ -54,6 +73,55 @@ impl ChatTemplate {
 
     /// The conversation as text; with `add_generation_prompt`, up to where the model's answer begins.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_with_tools(messages, &[], add_generation_prompt)
+    }
+
+    /// As [`Self::render`], with the JSON descriptions of the functions that the model may call.
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.write(messages, tools, add_generation_prompt, false)
+    }
+
+    /// Where in `text`, the conversation as rendered, the template's own generation blocks wrote; none without such
+    /// blocks. Errs where the template treats what they write as more than text to write.
+    pub fn answers(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        text: &str,
+    ) -> Result<Option<Vec<Range<usize>>>> {
+        if !self.marks_answers {
+            return Ok(None);
+        }
+        let marked = self.write(messages, tools, false, true)?;
+        let (mut plain, mut answers, mut open) = (String::with_capacity(text.len()), Vec::new(), None);
+        for char in marked.chars() {
+            match (char, open) {
+                (OPEN, None) => open = Some(plain.len()),
+                (CLOSE, Some(from)) => {
+                    answers.push(from..plain.len());
+                    open = None;
+                }
+                _ => plain.push(char),
+            }
+        }
+        if plain != text || open.is_some() {
+            return Err(self.bad("does not write the same text when its generation blocks are marked".to_owned()));
+        }
+        Ok(Some(answers))
+    }
+
+    fn write(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+        mark_answers: bool,
+    ) -> Result<String> {
         let failed = |error: minijinja::Error| self.bad(format!("fails: {}", explain(&error)));
         let template = self.environment.get_template("chat_template").map_err(failed)?;
         let mut text = LimitedText(Vec::new());
@@ -62,8 +130,9 @@ impl ChatTemplate {
             add_generation_prompt => add_generation_prompt,
             bos_token => self.bos_token,
             eos_token => self.eos_token,
-            tools => Value::from(()),
+            tools => (!tools.is_empty()).then_some(tools),
             documents => Value::from(()),
+            mark_answers => mark_answers,
         };
         template.render_captured_to(values, &mut text).map_err(failed)?;
         String::from_utf8(text.0).map_err(|_| self.bad("writes text that is not UTF-8".to_owned()))
@@ -112,6 +181,7 @@ fn environment() -> Environment<'static> {
     environment.set_recursion_limit(MAX_DEPTH);
     environment.set_unknown_method_callback(python_method);
     environment.add_filter("tojson", to_json);
+    environment.add_filter("generation", generation);
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -196,10 +266,18 @@ impl serde_json::ser::Formatter for PythonJson {
     }
 }
 
-/// transformers marks answers by `{% generation %}` … `{% endgeneration %}`, a tag that writes nothing itself: an
-/// `if` that is always true does the same, white space included.
-fn without_generation_tags(source: &str) -> String {
-    let mut text = String::with_capacity(source.len());
+/// What a generation block writes, between marks where they are asked for.
+fn generation(state: &State, text: String) -> String {
+    match state.lookup("mark_answers").is_some_and(|mark| mark.is_true()) {
+        true => format!("{OPEN}{text}{CLOSE}"),
+        false => text,
+    }
+}
+
+/// transformers marks answers by `{% generation %}` … `{% endgeneration %}`, a tag that writes nothing itself: a filter
+/// does the same, white space included. Returns whether there were such tags, too.
+fn with_generation_filters(source: &str) -> (String, bool) {
+    let (mut text, mut found) = (String::with_capacity(source.len()), false);
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at + 2);
@@ -208,17 +286,18 @@ fn without_generation_tags(source: &str) -> String {
         let gap = tag.len() - word.len();
         let name: String = word.chars().take_while(char::is_ascii_alphabetic).collect();
         let replacement = match name.as_str() {
-            "generation" => "if true",
-            "endgeneration" => "endif",
+            "generation" => "filter generation",
+            "endgeneration" => "endfilter",
             _ => "",
         };
         if replacement.is_empty() {
             rest = tag;
         } else {
+            found = true;
             text.push_str(&tag[..gap]);
             text.push_str(replacement);
             rest = &word[name.len()..];
         }
     }
-    text + rest
+    (text + rest, found)
 }

@@ -128,6 +128,15 @@ impl Gguf {
         }
     }
 
+    /// A list of numbers, if the key is there.
+    pub(crate) fn floats(&self, key: &str) -> Result<Option<&[f32]>> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Floats(numbers)) => Ok(Some(numbers)),
+            Some(_) => Err(self.bad_key(key, "is not a list of numbers")),
+        }
+    }
+
     /// A list of whole numbers, if the key is there.
     pub(crate) fn ints(&self, key: &str) -> Result<Option<&[i32]>> {
         match self.metadata.get(key) {

@@ -6,9 +6,9 @@ use tokenizers::Tokenizer as Encoder;
 
 use crate::{Error, Result};
 
-/// Tokens by which models end an answer, under the names they have in published vocabularies.
-const ENDS_OF_TURN: [&str; 7] =
-    ["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "</s>"];
+/// Special tokens by which models end an answer, under the names they have in published vocabularies.
+const ENDS_OF_TURN: [&str; 8] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "</s>"];
 
 /// A model's tokenizer.
 pub struct Tokenizer {
@@ -35,7 +35,9 @@ pub(super) struct SpecialTokens {
 impl Tokenizer {
     pub(super) fn new(file: &str, encoder: Encoder, special: SpecialTokens) -> Self {
         let vocab = encoder.get_vocab(true);
-        let named = ENDS_OF_TURN.iter().filter_map(|name| vocab.get(*name).copied());
+        // Gemma has a `</s>` that is HTML's.
+        let is_special = |name: &&&str| encoder.get_added_vocabulary().is_special_token(name);
+        let named = ENDS_OF_TURN.iter().filter(is_special).filter_map(|name| vocab.get(*name).copied());
         let ends: BTreeSet<u32> = special.eos.into_iter().chain(special.ends).chain(named).collect();
         Self {
             file: file.to_owned(),

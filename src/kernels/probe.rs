@@ -16,6 +16,11 @@ use crate::{Error, Result};
 /// How long the products of one variant are timed.
 const TIMED: Duration = Duration::from_millis(120);
 
+/// What is verified: nothing divides anything.
+const ODD: Shape = Shape { rows: 70, n: 150, k: 160, rank: 5 };
+/// What is timed: SmolLM2's.
+const REAL: Shape = Shape { rows: 256, n: 1536, k: 576, rank: 8 };
+
 /// The variant a device got, and why.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,11 +54,10 @@ pub async fn choose(gpu: &Gpu, remembered: Option<Choice>) -> Result<Choice> {
 
 /// The fastest variant that computes correctly, and how all of them did.
 async fn fastest(gpu: &Gpu) -> Result<(Variant, String)> {
-    let (odd, real) = (Shape { rows: 70, n: 150, k: 160, rank: 5 }, Shape { rows: 256, n: 1536, k: 576, rank: 8 });
     let mut best = (Variant::Direct, 0.0);
     let mut reasons = vec![];
     for variant in [Variant::Direct, Variant::Tiled] {
-        match rate(gpu, variant, odd, real).await {
+        match rate(gpu, variant, ODD, REAL).await {
             Ok(rate) => {
                 reasons.push(format!("{variant} {:.0} GFLOP/s", rate / 1e9));
                 if rate > best.1 {
@@ -65,6 +69,11 @@ async fn fastest(gpu: &Gpu) -> Result<(Variant, String)> {
         }
     }
     Ok((best.0, reasons.join(", ")))
+}
+
+/// Floating-point operations a second of products as the device computes them.
+pub async fn flops_per_second(gpu: &Gpu) -> Result<f64> {
+    rate(gpu, gpu.variant(), ODD, REAL).await
 }
 
 /// Floating-point operations a second of products both ways, `odd` ones having come out right.

@@ -30,6 +30,8 @@ pub struct MemoryPlan {
     pub recompute: usize,
     /// What that costs: the share by which a step has more to compute.
     pub recompute_cost: f64,
+    /// Floating-point operations of a full pass.
+    pub flops: u64,
 }
 
 impl MemoryPlan {
@@ -46,14 +48,14 @@ impl MemoryPlan {
         budget: Option<u64>,
     ) -> Result<Self> {
         let all_kept = Self::on_paper(gpu, model, weights, adapter, max_tokens, 0).await?;
-        let Some(budget) = budget.filter(|budget| all_kept.0.total > *budget) else { return Ok(all_kept.0) };
+        let Some(budget) = budget.filter(|budget| all_kept.total > *budget) else { return Ok(all_kept) };
         // The fewest parts that fit: memory falls, or stays, as more are given up.
         let (mut enough, mut too_few) = (model.n_recomputable(), 0);
         let mut best = Self::on_paper(gpu, model, weights, adapter, max_tokens, enough).await?;
-        if best.0.total > budget {
-            let [mib, have] = [best.0.total, budget].map(|bytes| bytes.div_ceil(1 << 20));
+        if best.total > budget {
+            let [mib, have] = [best.total, budget].map(|bytes| bytes.div_ceil(1 << 20));
             return Err(Error::OutOfMemory {
-                needed_bytes: best.0.total,
+                needed_bytes: best.total,
                 message: format!(
                     "passes of {max_tokens} tokens need {mib} MiB at the least, the budget is {have} MiB: shorten the \
                      examples, or lower tokensPerPass or the rank"
@@ -63,17 +65,17 @@ impl MemoryPlan {
         while enough - too_few > 1 {
             let middle = (enough + too_few) / 2;
             let plan = Self::on_paper(gpu, model, weights, adapter, max_tokens, middle).await?;
-            if plan.0.total <= budget {
+            if plan.total <= budget {
                 (enough, best) = (middle, plan);
             } else {
                 too_few = middle;
             }
         }
-        best.0.recompute_cost = best.1 as f64 / all_kept.1 as f64 - 1.0;
-        Ok(best.0)
+        best.recompute_cost = best.flops as f64 / all_kept.flops as f64 - 1.0;
+        Ok(best)
     }
 
-    /// The plan with so many parts recomputed, and the FLOPs of a pass.
+    /// The plan with so many parts recomputed.
     async fn on_paper(
         gpu: &Gpu,
         model: &dyn Architecture,
@@ -81,14 +83,14 @@ impl MemoryPlan {
         adapter: &Adapter,
         max_tokens: usize,
         recompute: usize,
-    ) -> Result<(Self, u64)> {
+    ) -> Result<Self> {
         let paper = Rc::new(Gpu::paper(gpu.info().clone()));
         let trainer = Trainer::new(paper, model, adapter, max_tokens, recompute, &mut |_, _| ()).await?;
         let (adapter, optimizer) = (adapter.params().size_bytes(), trainer.optimizer_bytes());
         let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes());
         let workspace = all - optimizer - activations;
         let total = weights + adapter + all;
-        let plan = Self { weights, adapter, optimizer, activations, workspace, total, recompute, recompute_cost: 0.0 };
-        Ok((plan, trainer.pass_flops()))
+        let (recompute_cost, flops) = (0.0, trainer.pass_flops());
+        Ok(Self { weights, adapter, optimizer, activations, workspace, total, recompute, recompute_cost, flops })
     }
 }

@@ -20,12 +20,12 @@ import type {
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  Forecast,
   GenerateCallbacks,
   GenerateOptions,
   GenerateResult,
   LoadDatasetOptions,
   LoadModelOptions,
-  MemoryPlan,
   ModelInfo,
   ModelSource,
   PlanMemoryOptions,
@@ -115,7 +115,7 @@ export class Engine {
    * The GPU memory that training would take, known before any of it is. The model need not be loaded: only the headers
    * of its files are read, and what is loaded stays.
    */
-  async planMemory(source: ModelSource, options: PlanMemoryOptions = {}): Promise<MemoryPlan> {
+  async planMemory(source: ModelSource, options: PlanMemoryOptions = {}): Promise<Forecast> {
     checkSettings(options);
     return this.#call('planMemory', { source: posted(source), options });
   }

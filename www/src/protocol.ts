@@ -8,10 +8,10 @@ import type {
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  Forecast,
   GenerateOptions,
   GenerateResult,
   LoadModelOptions,
-  MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
   Products,
@@ -31,7 +31,7 @@ export interface Commands {
   /** `products`: what was found out on an earlier visit. */
   create: { options: EngineOptions & { products?: Products | undefined }; result: DeviceInfo };
   loadModel: { source: PostedSource; options: LoadSettings; result: ModelInfo };
-  planMemory: { source: PostedSource; options: PlanMemoryOptions; result: MemoryPlan };
+  planMemory: { source: PostedSource; options: PlanMemoryOptions; result: Forecast };
   loadDataset: {
     file: string;
     bytes: Uint8Array<ArrayBuffer>;

@@ -225,6 +225,14 @@ export interface MemoryPlan {
   recompute: number;
   /** What that costs: 0.25 for a quarter more to compute in a step. */
   recomputeCost: number;
+  /** Floating-point operations of a full pass. */
+  flops: number;
+}
+
+/** What training a model would be like. */
+export interface Forecast extends MemoryPlan {
+  /** In full passes, by the rate of this GPU's products: right to some tens of percent. */
+  tokensPerSecond: number;
 }
 
 export interface TrainPlan {

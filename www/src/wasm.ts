@@ -9,9 +9,9 @@ import type {
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  Forecast,
   GenerateOptions,
   GenerateResult,
-  MemoryPlan,
   ModelInfo,
   PlanMemoryOptions,
   Products,
@@ -41,7 +41,7 @@ export interface WasmEngine {
   device(): Omit<DeviceInfo, 'products'>;
   products(): Products;
   loadModel(files: readonly ByteSource[], options: LoadSettings, onProgress: OnProgress): Promise<ModelInfo>;
-  planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<MemoryPlan>;
+  planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<Forecast>;
   loadDataset(file: string, bytes: Uint8Array, options: { maxLength?: number }): DatasetReport;
   clearDataset(): void;
   newAdapter(options: AdapterOptions): AdapterInfo;
