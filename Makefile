@@ -1,6 +1,7 @@
 # make run      builds everything, fetches the default model once, serves the page and prints its address
-# make test     runs every test there is but
-# make test-more-models  the two real models besides the default: Gemma 3 270M, and SmolLM2 as a folder
+# make test     runs every test there is, but for these two, which fetch a lot:
+# make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
+# make test-tokenizers   tokenizers and chat templates on real vocabularies
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
 #               DATA= .jsonl file   OUT= folder for the adapter
