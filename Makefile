@@ -37,7 +37,7 @@ LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/
 .PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 setup:
 	@.ci/setup wasm npm browser
@@ -99,8 +99,10 @@ test-model: $(MODEL_FILE)
 
 # Not part of `make test`: a model under terms of its own, and a folder of 540 MB.
 test-more-models: $(GEMMA3_FILE) $(SMOLLM2_FOLDER)/config.json
+	@.ci/setup wasm browser
 	$(LAVAPIPE) GEMMA3_GGUF=$(abspath $(GEMMA3_FILE)) SMOLLM2_FOLDER=$(abspath $(SMOLLM2_FOLDER)) \
 		cargo test --release --test real_models -- --ignored --nocapture --test-threads 1 gemma3 folder
+	WASM_BINDGEN_TEST_TIMEOUT=3000 wasm-pack test --headless --chrome --release -- --test real_models -- --include-ignored
 
 $(GEMMA3_FILE):
 	@.ci/fetch-model gemma3
