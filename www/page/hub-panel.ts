@@ -1,9 +1,9 @@
 /** Models by name from the Hub: a short list, any other, which of its files, and whether it fits, before a download. */
 
-import { hubCache, listHubFiles, type HubChoice, type HubListing, type HubSource, type MemoryPlan } from 'web-lora';
+import { hubCache, listHubFiles, type Forecast, type HubChoice, type HubListing, type HubSource } from 'web-lora';
 import { toError, type App } from './app.js';
 import { byId, element, showFacts, showText } from './dom.js';
-import { formatBytes, formatPlural } from './format.js';
+import { formatBytes, formatPlural, formatSpeed } from './format.js';
 import type { Load } from './model-step.js';
 import { HUB_MODELS } from './hub-models.js';
 import { HubToken } from './hub-token.js';
@@ -191,9 +191,9 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
 }
 
 /** What to tell of a plan, and at which shorter length the model would fit where it does not as it is. */
-async function fitOf(plan: (tokensPerPass: number) => Promise<MemoryPlan>): Promise<string> {
-  const sentence = ({ total, weights }: MemoryPlan, tokens: number) =>
-    `Training takes ${formatBytes(total)} of GPU memory at rank 8 and ${tokens} tokens a pass; ${formatBytes(weights)} of it are the weights.`;
+async function fitOf(plan: (tokensPerPass: number) => Promise<Forecast>): Promise<string> {
+  const sentence = ({ total, weights, tokensPerSecond }: Forecast, tokens: number) =>
+    `Training takes ${formatBytes(total)} of GPU memory at rank 8 and ${tokens} tokens a pass; ${formatBytes(weights)} of it are the weights. This GPU should do about ${formatSpeed(tokensPerSecond)} tokens a second.`;
   try {
     return sentence(await plan(PASS), PASS);
   } catch (error) {
