@@ -1,22 +1,22 @@
 //! The one object users drive: a device, a model on it, examples, an adapter, a run. Platform independent; `web.rs` is
 //! its JavaScript face.
 
+mod options;
+mod reports;
+
+pub use options::{LoadOptions, LoraOptions, PlanOptions, Prompt};
+pub use reports::{AdapterInfo, Forecast, Generated, ModelInfo, Progress, StepReport, TrainPlan};
+
 use std::cell::Cell;
 use std::rc::Rc;
-
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
 use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
-use crate::io::{
-    AdapterFile, ByteSource, ChatTemplate, Checkpoint, LoraConfig, Message, ModuleNames, Quantization,
-    QuantizationError, Tensor, Tokenizer,
-};
+use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, Quantization, Tensor, Tokenizer};
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
-use crate::model::{self, Architecture};
+use crate::model::{self, Decoder};
 use crate::profile::Profile;
 use crate::train::{Batches, MAX_TOKENS, MemoryPlan, TrainOptions, Trainer};
 use crate::{Error, Result};
@@ -26,258 +26,11 @@ const DEFAULT_CONTEXT: usize = 2048;
 /// Tokens of a training pass where the caller does not say and the examples are short.
 const DEFAULT_PASS: usize = 512;
 
-/// What is being done and how far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Progress {
-    /// `open`, `weights` or `compile`.
-    pub phase: &'static str,
-    /// In the phase's own unit: bytes or kernels.
-    pub loaded: u64,
-    /// All there is.
-    pub total: u64,
-}
-
-/// How a model is loaded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadOptions {
-    /// Most positions it is to run at; 2,048 where not given, and no more than it was made for.
-    pub context_length: Option<usize>,
-    /// What its matrices of F32, F16 and BF16 are made into; they stay as they are where not given.
-    pub quantize: Option<Quantization>,
-}
-
-/// What was loaded.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelInfo {
-    /// The model's name.
-    pub name: String,
-    /// Its architecture.
-    pub model_type: String,
-    /// Numbers in it.
-    pub parameters: u64,
-    /// Bytes of them as they were loaded, and about as many on the GPU.
-    pub weight_bytes: u64,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Layers.
-    pub layers: usize,
-    /// Positions it was loaded for.
-    pub context_length: usize,
-    /// Entries of its vocabulary.
-    pub vocab_size: usize,
-    /// The type most of its numbers have, as they were loaded.
-    pub dtype: String,
-    /// What quantising them cost; None where none were.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quantization: Option<QuantizationError>,
-    /// What `targetModules` may name.
-    pub target_modules: Vec<String>,
-    /// Text can be given.
-    pub has_tokenizer: bool,
-    /// Conversations can be given.
-    pub has_chat_template: bool,
-}
-
-/// Settings of a new adapter, with PEFT's names.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoraOptions {
-    /// Rank.
-    pub r: usize,
-    /// Scaling is `lora_alpha / r`.
-    pub lora_alpha: f32,
-    /// Scaling is `lora_alpha / sqrt(r)`.
-    pub use_rslora: bool,
-    /// Names of linears, or a pattern; all that there are where not given, or where it is `all-linear`.
-    pub target_modules: Option<ModuleNames>,
-    /// Those of them that are left alone.
-    pub exclude_modules: Option<ModuleNames>,
-    /// The only layers that are adapted.
-    pub layers_to_transform: Option<Vec<usize>>,
-    /// Other ranks, by the end of a module's path (a pattern).
-    pub rank_pattern: Map<String, Value>,
-    /// Other alphas, likewise.
-    pub alpha_pattern: Map<String, Value>,
-    /// Of A.
-    pub seed: u64,
-}
-
-impl Default for LoraOptions {
-    fn default() -> Self {
-        Self {
-            r: 8,
-            lora_alpha: 16.0,
-            use_rslora: false,
-            target_modules: None,
-            exclude_modules: None,
-            layers_to_transform: None,
-            rank_pattern: Map::new(),
-            alpha_pattern: Map::new(),
-            seed: 0,
-        }
-    }
-}
-
-impl LoraOptions {
-    /// What PEFT would write, for the model `base` of `model_type` with linears in these `groups`.
-    fn config(self, base: &str, model_type: &str, groups: &[ModuleGroup]) -> Result<LoraConfig> {
-        let target_modules = match self.target_modules {
-            None => ModuleNames::Names(kinds(groups)),
-            Some(ModuleNames::Pattern(all)) if all == "all-linear" => ModuleNames::Names(kinds(groups)),
-            Some(modules) => modules,
-        };
-        Ok(LoraConfig {
-            r: self.r,
-            lora_alpha: self.lora_alpha,
-            use_rslora: self.use_rslora,
-            target_modules,
-            exclude_modules: self.exclude_modules,
-            layers_to_transform: self.layers_to_transform,
-            rank_pattern: by_pattern("rankPattern", self.rank_pattern, |value| Some(value.as_u64()? as usize))?,
-            alpha_pattern: by_pattern("alphaPattern", self.alpha_pattern, |value| Some(value.as_f64()? as f32))?,
-            // transformers' GPT-2 keeps its weights so, and peft wants to be told.
-            fan_in_fan_out: model_type == "gpt2",
-            base_model_name_or_path: Some(base.to_owned()),
-        })
-    }
-}
-
-/// Numbers above 0 by pattern, in the order in which they were given.
-fn by_pattern<T: PartialOrd + Default>(
-    name: &str,
-    pairs: Map<String, Value>,
-    read: impl Fn(&Value) -> Option<T>,
-) -> Result<Vec<(String, T)>> {
-    let read = |(pattern, value): (String, Value)| match read(&value).filter(|number| *number > T::default()) {
-        Some(number) => Ok((pattern, number)),
-        None => {
-            Err(Error::BadSetting { name: name.into(), value: value.to_string(), allowed: "numbers above 0".into() })
-        }
-    };
-    pairs.into_iter().map(read).collect()
-}
-
-/// What to foresee the memory of.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct PlanOptions {
-    /// As in [`LoadOptions`].
-    pub context_length: Option<usize>,
-    /// As in [`LoadOptions`].
-    pub quantize: Option<Quantization>,
-    /// As in [`LoraOptions`].
-    pub r: Option<usize>,
-    /// As in [`LoraOptions`].
-    pub target_modules: Option<ModuleNames>,
-    /// As in [`TrainOptions`]; 512 where not given.
-    pub tokens_per_pass: Option<usize>,
-    /// As in [`TrainOptions`].
-    pub memory_budget: Option<u64>,
-}
-
-/// What training a model would be like.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Forecast {
-    /// What it needs.
-    #[serde(flatten)]
-    pub memory: MemoryPlan,
-    /// In full passes, by the rate of this GPU's products: right to some tens of percent.
-    pub tokens_per_second: f64,
-}
-
 /// A step's rate over that of the products alone, as `make bench` measures both.
 const STEP_EFFICIENCY: f64 = 0.6;
 
-/// What an adapter is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AdapterInfo {
-    /// Rank.
-    pub r: usize,
-    /// See [`LoraOptions`].
-    pub lora_alpha: f32,
-    /// See [`LoraOptions`].
-    pub use_rslora: bool,
-    /// Kinds of linears.
-    pub target_modules: Vec<String>,
-    /// Numbers that are trained.
-    pub parameters: usize,
-    /// Numbers of the weights they stand for.
-    pub base_parameters: usize,
-    /// Optimiser steps taken here.
-    pub trained_steps: usize,
-}
-
-/// What a run will do and need.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TrainPlan {
-    /// Optimiser steps.
-    pub steps: usize,
-    /// Examples of a step.
-    pub batch_size: usize,
-    /// Tokens a pass can hold.
-    pub tokens_per_pass: usize,
-    /// Passes of the first step.
-    pub passes: usize,
-    /// Tokens of all examples.
-    pub tokens_per_epoch: usize,
-    /// The GPU's memory in use.
-    pub memory: MemoryPlan,
-    /// Kernels of a pass and the update.
-    pub dispatches: usize,
-}
-
-/// One optimiser step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StepReport {
-    /// From 1.
-    pub step: usize,
-    /// All there will be.
-    pub steps: usize,
-    /// Mean cross-entropy over the step's supervised tokens, before the update.
-    pub loss: f32,
-    /// Before clipping.
-    pub grad_norm: f32,
-    /// Of this step.
-    pub learning_rate: f64,
-    /// Tokens that went through the model.
-    pub tokens: usize,
-    /// Those that were learned.
-    pub supervised_tokens: usize,
-    /// Loss or gradients were not finite: nothing was changed.
-    pub skipped: bool,
-}
-
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Generated {
-    /// Without special tokens.
-    pub text: String,
-    /// Tokens generated.
-    pub tokens: usize,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// `end`, `length` or `cancelled`.
-    pub stopped: &'static str,
-}
-
-/// What to answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Prompt {
-    /// A conversation, through the model's template.
-    Messages(Vec<Message>),
-    /// Text as it is.
-    Text(String),
-}
-
 struct Loaded {
-    architecture: Box<dyn Architecture>,
+    decoder: Decoder,
     name: String,
     /// On the GPU.
     weight_bytes: u64,
@@ -289,7 +42,7 @@ impl Loaded {
     /// Refuses tokens that the model has no embedding for. Tokenizers may name more than the model has: Gemma's has one
     /// for pictures.
     fn check_ids<'a>(&self, ids: impl IntoIterator<Item = &'a u32>) -> Result<()> {
-        let vocab_size = self.architecture.config().vocab_size;
+        let vocab_size = self.decoder.config().vocab_size;
         match ids.into_iter().find(|&&id| id as usize >= vocab_size) {
             None => Ok(()),
             Some(id) => Err(Error::BadFile {
@@ -408,10 +161,10 @@ impl Engine {
         let checkpoint = open(files, options.quantize).await?;
         let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
         let before = self.gpu.allocated_bytes();
-        let architecture = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
+        let decoder = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
         let weight_bytes = self.gpu.allocated_bytes() - before;
         let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template()?);
-        let config = architecture.config();
+        let config = decoder.config();
         let numbers = |tensor: &Tensor| tensor.rows() as u64 * tensor.cols() as u64;
         let info = ModelInfo {
             name: checkpoint.name().to_owned(),
@@ -420,16 +173,16 @@ impl Engine {
             weight_bytes: checkpoint.tensors().map(Tensor::size_bytes).sum(),
             hidden_size: config.hidden_size,
             layers: config.num_hidden_layers,
-            context_length: architecture.context_length(),
+            context_length: decoder.context_length(),
             vocab_size: config.vocab_size,
             dtype: commonest_dtype(&checkpoint),
             quantization: checkpoint.quantization_error(),
-            target_modules: kinds(&architecture.modules()),
+            target_modules: kinds(&decoder.modules()),
             has_tokenizer: tokenizer.is_ok(),
             has_chat_template: template.is_some(),
         };
         let name = checkpoint.name().to_owned();
-        self.model = Some(Loaded { architecture, name, weight_bytes, tokenizer, template });
+        self.model = Some(Loaded { decoder, name, weight_bytes, tokenizer, template });
         Ok(info)
     }
 
@@ -450,7 +203,7 @@ impl Engine {
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
         let config = lora.config(checkpoint.name(), &model.config().model_type, &shapes)?;
         let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
-        let memory = MemoryPlan::new(&gpu, &*model, weights, &adapter, max_tokens, options.memory_budget).await?;
+        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, options.memory_budget).await?;
         let rate = match self.flops_per_second.get() {
             Some(rate) => rate,
             None => probe::flops_per_second(&self.gpu).await?,
@@ -467,7 +220,7 @@ impl Engine {
     /// Reads examples, each cut at `max_length` tokens, in place of those there were.
     pub fn load_dataset(&mut self, file: &str, bytes: &[u8], max_length: Option<usize>) -> Result<DatasetReport> {
         let model = self.model()?;
-        let context_length = model.architecture.context_length();
+        let context_length = model.decoder.context_length();
         let max_length = max_length.unwrap_or(context_length);
         if !(2..=context_length).contains(&max_length) {
             let (value, allowed) = (max_length.to_string(), format!("2 to {context_length}"));
@@ -491,16 +244,16 @@ impl Engine {
     /// A fresh adapter in place of the one there was.
     pub fn new_adapter(&mut self, options: LoraOptions) -> Result<AdapterInfo> {
         let model = self.model()?;
-        let shapes = model.architecture.modules();
+        let shapes = model.decoder.modules();
         let seed = options.seed;
-        let config = options.config(&model.name, &model.architecture.config().model_type, &shapes)?;
+        let config = options.config(&model.name, &model.decoder.config().model_type, &shapes)?;
         let adapter = Adapter::new(&self.gpu, config, &shapes, seed)?;
         self.set_adapter(adapter)
     }
 
     /// An adapter from its two files, in place of the one there was.
     pub fn load_adapter(&mut self, config: &[u8], weights: &[u8]) -> Result<AdapterInfo> {
-        let shapes = self.model()?.architecture.modules();
+        let shapes = self.model()?.decoder.modules();
         let file = AdapterFile::parse(config, weights)?;
         let adapter = Adapter::from_file(&self.gpu, &file, &shapes)?;
         self.set_adapter(adapter)
@@ -559,11 +312,11 @@ impl Engine {
         let mut compile = |done: usize, total: usize| {
             progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
         };
-        let architecture = &*model.architecture;
+        let decoder = &model.decoder;
         let (weights, budget) = (model.weight_bytes, options.memory_budget);
-        let memory = MemoryPlan::new(&self.gpu, architecture, weights, adapter, max_tokens, budget).await?;
+        let memory = MemoryPlan::new(&self.gpu, decoder, weights, adapter, max_tokens, budget).await?;
         let gpu = self.gpu.clone();
-        let trainer = Trainer::new(gpu, architecture, adapter, max_tokens, memory.recompute, &mut compile).await?;
+        let trainer = Trainer::new(gpu, decoder, adapter, max_tokens, memory.recompute, &mut compile).await?;
         let total = options.total_steps(dataset.examples.len());
         let batches = Batches::new(dataset.examples.len(), options.batch_size, options.seed);
         let plan = TrainPlan {
@@ -650,8 +403,8 @@ impl Engine {
         model.check_ids(&ids)?;
         if self.generator.is_none() {
             let adapter = self.adapter.as_ref().map(|(adapter, _)| adapter);
-            let n_positions = model.architecture.context_length();
-            self.generator = Some(Generator::new(self.gpu.clone(), &*model.architecture, adapter, n_positions).await?);
+            let n_positions = model.decoder.context_length();
+            self.generator = Some(Generator::new(self.gpu.clone(), &model.decoder, adapter, n_positions).await?);
         }
         let Some(generator) = &self.generator else { unreachable!("made above") };
         let mut stream = tokenizer.decode_stream(true);

@@ -11,7 +11,7 @@ use crate::kernels::sample::{Sampling, sample};
 use crate::kernels::{Matrix, Token};
 use crate::layers::{Batch, KvCache};
 use crate::lora::{Adapter, AdapterView};
-use crate::model::Architecture;
+use crate::model::Decoder;
 use crate::{Error, Result};
 
 /// Most prompt tokens of a pass: one pass for a short prompt, few for a long one.
@@ -96,12 +96,7 @@ struct Recorded {
 
 impl Generator {
     /// Compiles generation over up to `n_positions` positions, prompt included.
-    pub async fn new(
-        gpu: Rc<Gpu>,
-        model: &dyn Architecture,
-        adapter: Option<&Adapter>,
-        n_positions: usize,
-    ) -> Result<Self> {
+    pub async fn new(gpu: Rc<Gpu>, model: &Decoder, adapter: Option<&Adapter>, n_positions: usize) -> Result<Self> {
         let config = model.config();
         let n_positions = n_positions.min(model.context_length());
         let width = config.num_key_value_heads * config.head_dim;
@@ -228,7 +223,7 @@ impl Recorded {
     /// One that `follows` another pass takes up the token that was chosen there.
     fn new(
         gpu: &Gpu,
-        model: &dyn Architecture,
+        model: &Decoder,
         adapter: Option<&Adapter>,
         cache: &KvCache,
         outputs: &Outputs,

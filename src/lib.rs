@@ -8,7 +8,7 @@
 //! files            GGUF, or config.json + safetensors + tokenizer.json           io::ByteSource
 //!   └─ io          parse and check: plain structs out                            io::Checkpoint, io::Tokenizer
 //!   └─ data        record → template → tokens → which are supervised → packs     data::Dataset
-//!   └─ model       one file for each model_type: a recipe for the one decoder    model::Architecture
+//!   └─ model       one file for each model_type: a recipe for the one decoder    model::Decoder
 //!   └─ layers      forward and backward side by side; linear.rs alone knows      layers::Linear
 //!                  a frozen weight AND its LoRA pair
 //!   └─ kernels     one .rs for each shaders/*.wgsl, with an f64 reference        kernels::matmul, …

@@ -11,46 +11,16 @@ mod qwen2;
 mod qwen3;
 
 pub use config::{Config, RopeScaling, Rotary};
+pub use decoder::Decoder;
 
-use crate::Result;
-use crate::gpu::{Gpu, Recording, Slice};
-use crate::io::Checkpoint;
-use crate::kernels::Matrix;
-use crate::layers::{BatchView, KvCache, Loader};
-use crate::lora::{AdapterView, ModuleGroup};
-use config::Fields;
-use decoder::{Decoder, Recipe};
 use serde_json::{Map, Value};
 
-/// What every architecture can record.
-pub trait Architecture {
-    /// Its sizes.
-    fn config(&self) -> &Config;
-
-    /// Every linear that can be adapted, in the order of the model, with those that are run as one together.
-    fn modules(&self) -> Vec<ModuleGroup>;
-
-    /// Positions it can run at, as loaded.
-    fn context_length(&self) -> usize;
-
-    /// The logits of the rows that have a target, into `logits` `[max_targets, vocab_size]`.
-    fn infer(
-        &self,
-        rec: &mut Recording,
-        batch: &BatchView,
-        adapter: &AdapterView,
-        cache: Option<&KvCache>,
-        logits: Matrix,
-    );
-
-    /// Adds the pass's loss to `metrics[0]` and its gradients to the adapter's. The first `recompute` of its
-    /// [`Architecture::n_recomputable`] parts are computed again by the backward pass rather than kept for it.
-    fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, recompute: usize, metrics: Slice);
-
-    /// Parts whose activations can be given up, in the order in which it costs least: the largest first, and of these
-    /// the lowest layers', which the backward pass reaches when others' have gone.
-    fn n_recomputable(&self) -> usize;
-}
+use crate::Result;
+use crate::gpu::Gpu;
+use crate::io::Checkpoint;
+use crate::layers::Loader;
+use config::Fields;
+use decoder::Recipe;
 
 /// Streams a model to the GPU. It will run at up to `context_length` positions, or as many as it was made for.
 /// `progress` is told (bytes loaded, bytes in all); false stops.
@@ -59,10 +29,10 @@ pub async fn load(
     checkpoint: &Checkpoint,
     context_length: usize,
     progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<Box<dyn Architecture>> {
+) -> Result<Decoder> {
     let recipe = recipe(checkpoint.config_file(), checkpoint.config())?;
     let loader = Loader::new(gpu, checkpoint, progress);
-    Ok(Box::new(Decoder::load(gpu, recipe, context_length, loader).await?))
+    Decoder::load(gpu, recipe, context_length, loader).await
 }
 
 /// What the fields of `file` ask for.

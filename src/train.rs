@@ -16,7 +16,7 @@ use crate::kernels::adamw::adamw;
 use crate::kernels::grad_norm::grad_norm;
 use crate::layers::Batch;
 use crate::lora::Adapter;
-use crate::model::Architecture;
+use crate::model::Decoder;
 use crate::profile::Profile;
 use crate::{Error, Result};
 
@@ -91,10 +91,10 @@ pub struct Trainer {
 
 impl Trainer {
     /// Records and compiles passes of up to `max_tokens` tokens, of which `recompute` parts of the model keep nothing
-    /// for the backward pass ([`Architecture::train`]). `progress` is told (done, total) dispatches.
+    /// for the backward pass ([`Decoder::train`]). `progress` is told (done, total) dispatches.
     pub async fn new(
         gpu: Rc<Gpu>,
-        model: &dyn Architecture,
+        model: &Decoder,
         adapter: &Adapter,
         max_tokens: usize,
         recompute: usize,

@@ -4,15 +4,18 @@
 //! which `tests/fixtures/check_peft.py` loads with peft on the Hugging Face folder.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "golden/logits.rs"]
+mod logits;
+
 use std::path::Path;
 use std::rc::Rc;
 
-use web_lora::gpu::{Buffer, DeviceOptions, Gpu, Plan, Step};
+use logits::logits;
+use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, FileSource, LoraConfig, ModuleNames};
-use web_lora::kernels::{Matrix, Token, stride};
-use web_lora::layers::Batch;
 use web_lora::lora::Adapter;
-use web_lora::model::{self, Architecture};
+use web_lora::model;
+use web_lora::train::Pass;
 
 const N_TOKENS: usize = 23;
 
@@ -24,26 +27,6 @@ fn open(paths: &[String]) -> Checkpoint {
 
 fn ids() -> Vec<u32> {
     (0..N_TOKENS as u32).map(|at| at * 7 % 40).collect()
-}
-
-/// Logits of all tokens but the pads of their rows.
-async fn logits(gpu: &Gpu, model: &dyn Architecture, adapter: &Adapter) -> Vec<f32> {
-    let vocab_size = model.config().vocab_size;
-    let batch = Batch::new(gpu, N_TOKENS, N_TOKENS).unwrap();
-    let token = |(at, &id): (u32, &u32)| Token { id, position: at, start: 0, end: N_TOKENS as u32 };
-    let tokens: Vec<Token> = (0..).zip(&ids()).map(token).collect();
-    batch.write(gpu, &tokens, &(0..N_TOKENS as u32).map(|row| (row, 0)).collect::<Vec<_>>());
-    let out = Buffer::storage(gpu, "logits", Matrix::size_bytes(N_TOKENS, vocab_size)).unwrap();
-    let (mut rec, view) = batch.recording();
-    let factors = adapter.view(&mut rec, None);
-    let matrix = Matrix { slice: rec.external(&out), width: vocab_size };
-    model.infer(&mut rec, &view, &factors, None, matrix);
-    let n = N_TOKENS as u32;
-    let plan = Plan::new(gpu, &rec, |_, _| ()).await.unwrap();
-    plan.replay(gpu, &Step { n_tokens: n, n_targets: n, strength: 1.0, ..Default::default() });
-    let bytes = out.read(gpu).await.unwrap();
-    let values: &[f32] = bytemuck::cast_slice(&bytes);
-    values.chunks(stride(vocab_size)).take(N_TOKENS).flat_map(|row| &row[..vocab_size]).copied().collect()
 }
 
 async fn check(gpu: &Gpu, case: &str) {
@@ -66,10 +49,13 @@ async fn check(gpu: &Gpu, case: &str) {
     for (at, value) in file.tensors.values_mut().flat_map(|matrix| &mut matrix.data).enumerate() {
         *value += (at * 37 % 101) as f32 / 500.0 - 0.1;
     }
+    let mut pass = Pass::default();
+    pass.push(&ids(), &[false; N_TOKENS]);
     let mut both = vec![];
     for (model, groups) in [(from_folder, from_folder.modules()), (from_gguf, groups)] {
         let adapter = Adapter::from_file(gpu, &file, &groups).unwrap();
-        both.push((logits(gpu, &**model, &fresh).await, logits(gpu, &**model, &adapter).await));
+        let (base, tuned) = (logits(gpu, model, Some(&fresh), &pass), logits(gpu, model, Some(&adapter), &pass));
+        both.push((base.await.unwrap(), tuned.await.unwrap()));
     }
     assert!(both[0].0.iter().all(|value| value.is_finite()) && both[0].0 != both[0].1, "{case}");
     if let Some(out) = std::env::var_os("ADAPTER_OUT") {

@@ -194,11 +194,11 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
 
     let n_micro = golden.shape("input_ids")?[0];
     let passes: Vec<Pass> = (0..n_micro).map(|g| golden.pass(g)).collect::<Anyhow<_>>()?;
-    worst.add("logits", &logits(&gpu, &*model, Some(&adapter), &passes[0]).await?, &expected_logits(&golden)?);
+    worst.add("logits", &logits(&gpu, &model, Some(&adapter), &passes[0]).await?, &expected_logits(&golden)?);
 
     let max_tokens = passes.iter().map(|pass| pass.tokens.len()).max().unwrap();
     let before = gpu.allocated_bytes();
-    let mut trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, 0, &mut |_, _| ()).await?;
+    let mut trainer = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, 0, &mut |_, _| ()).await?;
     let (loss, grads) = trainer.gradients(&passes[..1]).await?;
     worst.add("loss", &[loss], &[golden.json["loss"].as_f64().unwrap()]);
     for (name, grad) in adapter.unpack(&grads) {
@@ -208,7 +208,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     {
         // Computing activations again instead of keeping them changes no bit.
         let (n, mut quiet) = (model.n_recomputable(), |_, _| ());
-        let again = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, n, &mut quiet).await?;
+        let again = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, n, &mut quiet).await?;
         if again.activation_bytes() >= trainer.activation_bytes() {
             return Err("recomputing keeps no less".into());
         }
@@ -254,7 +254,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     for (name, adapter, strength) in
         [("greedy", Some(&adapter), 1.0), ("greedy_base", Some(&adapter), 0.0), ("greedy_base", None, 1.0)]
     {
-        let generator = Generator::new(gpu.clone(), &*model, adapter, 256).await?;
+        let generator = Generator::new(gpu.clone(), &model, adapter, 256).await?;
         let expected = golden.ids(name);
         let options = GenerateOptions { max_new_tokens: expected.len(), strength, ..Default::default() };
         let (ours, _) = generator.generate(&prompt, options, &[], |_| true).await?;
@@ -267,7 +267,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     if let Some(out) = std::env::var_os("GOLDEN_OUT") {
         let out = Path::new(&out).join(dir.file_name().unwrap_or_default());
         std::fs::create_dir_all(&out)?;
-        let logits = logits(&gpu, &*model, Some(&adapter), &passes[0]).await?;
+        let logits = logits(&gpu, &model, Some(&adapter), &passes[0]).await?;
         std::fs::write(out.join("adapter_config.json"), &config)?;
         std::fs::write(out.join("adapter_model.safetensors"), &weights)?;
         std::fs::write(out.join("logits.f32"), bytemuck::cast_slice(&logits))?;

@@ -117,7 +117,7 @@ async fn plan_and_take(shape: &Shape, r: usize, max_tokens: usize, budget: u64) 
         let paper = Rc::new(Gpu::paper(gpu.info().clone()));
         let (model, adapter) = model_and_adapter(&paper, &checkpoint, r, max_tokens).await;
         let weights = paper.allocated_bytes() - adapter.params().size_bytes();
-        let plan = |budget| MemoryPlan::new(&paper, &*model, weights, &adapter, max_tokens, Some(budget));
+        let plan = |budget| MemoryPlan::new(&paper, &model, weights, &adapter, max_tokens, Some(budget));
         let refused = plan(weights).await;
         assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
         plan(budget).await.unwrap()
@@ -125,7 +125,7 @@ async fn plan_and_take(shape: &Shape, r: usize, max_tokens: usize, budget: u64) 
     assert_eq!(gpu.allocated_bytes(), 0, "a plan takes nothing");
 
     let (model, adapter) = model_and_adapter(&gpu, &checkpoint, r, max_tokens).await;
-    let trainer = Trainer::new(gpu.clone(), &*model, &adapter, max_tokens, plan.recompute, &mut |_, _| ()).await;
+    let trainer = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, plan.recompute, &mut |_, _| ()).await;
     let _trainer = trainer.unwrap();
     gpu.settle().await.unwrap();
     println!("{max_tokens} tokens in {} MiB: {plan:?}, allocated {}", budget / MIB, gpu.allocated_bytes());
@@ -139,7 +139,7 @@ async fn model_and_adapter(
     checkpoint: &Checkpoint,
     r: usize,
     context_length: usize,
-) -> (Box<dyn model::Architecture>, Adapter) {
+) -> (model::Decoder, Adapter) {
     let model = model::load(gpu, checkpoint, context_length, &mut |_, _| true).await.unwrap();
     let target_modules =
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(str::to_owned).into();

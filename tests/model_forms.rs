@@ -139,7 +139,7 @@ async fn bits(gpu: &Gpu, checkpoint: &Checkpoint) -> Result<Vec<u32>> {
     let model = model::load(gpu, checkpoint, 64, &mut |_, _| true).await?;
     let mut pass = Pass::default();
     pass.push(&[1, 5, 260, 7, 30], &[true; 5]);
-    Ok(logits(gpu, &*model, None, &pass).await?.into_iter().map(f32::to_bits).collect())
+    Ok(logits(gpu, &model, None, &pass).await?.into_iter().map(f32::to_bits).collect())
 }
 
 #[test]

@@ -12,7 +12,7 @@ use web_lora::generate::{GenerateOptions, Generator};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Matrix};
 use web_lora::lora::{Adapter, ModuleShape};
-use web_lora::model::{self, Architecture};
+use web_lora::model::{self, Decoder};
 use web_lora::train::{Pass, Schedule, TrainOptions, Trainer};
 
 #[cfg(target_arch = "wasm32")]
@@ -166,7 +166,7 @@ async fn run(files: &[Rc<dyn ByteSource>], golden: &Golden) {
     let answer = &golden.json["next_token"];
 
     let greedy = async |adapter: Option<&Adapter>, expected: &Value| {
-        let generator = Generator::new(gpu.clone(), &*model, adapter, 256).await.unwrap();
+        let generator = Generator::new(gpu.clone(), &model, adapter, 256).await.unwrap();
         let prompt = ids(&answer["prompt_ids"]);
         let expected = ids(expected);
         let options = GenerateOptions { max_new_tokens: expected.len(), ..Default::default() };
@@ -184,12 +184,12 @@ async fn run(files: &[Rc<dyn ByteSource>], golden: &Golden) {
     assert!(largest < TOLERANCE);
 
     let train = &golden.json["train"];
-    let adapter = Adapter::from_file(&gpu, &initial_adapter(golden, &*model), &model.modules()).unwrap();
+    let adapter = Adapter::from_file(&gpu, &initial_adapter(golden, &model), &model.modules()).unwrap();
     let mut pass = Pass::default();
     golden.examples.iter().for_each(|(ids, supervised)| pass.push(ids, supervised));
     let passes = [pass];
     let n_tokens = passes[0].tokens.len();
-    let mut trainer = Trainer::new(gpu.clone(), &*model, &adapter, n_tokens, 0, &mut |_, _| ()).await.unwrap();
+    let mut trainer = Trainer::new(gpu.clone(), &model, &adapter, n_tokens, 0, &mut |_, _| ()).await.unwrap();
     let options = TrainOptions {
         learning_rate: train["lr"].as_f64().unwrap(),
         warmup_steps: Some(0),
@@ -216,7 +216,7 @@ async fn run(files: &[Rc<dyn ByteSource>], golden: &Golden) {
     greedy(Some(&adapter), &train["greedy"]).await;
 }
 
-fn initial_adapter(golden: &Golden, model: &dyn Architecture) -> AdapterFile {
+fn initial_adapter(golden: &Golden, model: &Decoder) -> AdapterFile {
     let train = &golden.json["train"];
     let r = train["r"].as_u64().unwrap() as usize;
     let mut tensors = BTreeMap::new();

@@ -41,7 +41,7 @@ pub struct DecodeRate {
 
 pub(super) async fn decode_rate(gpu: &Rc<Gpu>, checkpoint: &Checkpoint, copy: f64) -> Result<DecodeRate> {
     let tuned = Tuned::load(gpu, checkpoint, POSITIONS).await?;
-    let generator = Generator::new(gpu.clone(), &*tuned.model, Some(&tuned.adapter), POSITIONS).await?;
+    let generator = Generator::new(gpu.clone(), &tuned.model, Some(&tuned.adapter), POSITIONS).await?;
     let prompt: Vec<u32> = (100..100 + PROMPT_TOKENS).collect();
     let mut first = Instant::now();
     // The first answer pays for what drivers put off until then.

@@ -1,8 +1,7 @@
 //! The decoder that all architectures are kinds of: layers of attention and feed-forward blocks on a residual stream, a
 //! norm before each and in some architectures one after. An architecture is a [`Recipe`] for it.
 
-use super::config::Rotary;
-use super::{Architecture, Config};
+use super::config::{Config, Rotary};
 use crate::Result;
 use crate::gpu::{Gpu, Recording, Rows, Slice};
 use crate::kernels::Matrix;
@@ -92,8 +91,8 @@ pub(super) enum Up {
 
 const LM_HEAD: &str = "lm_head.weight";
 
-/// A model.
-pub(super) struct Decoder {
+/// A model, as loaded.
+pub struct Decoder {
     config: Config,
     embed_scale: f32,
     ropes: Vec<Rope>,
@@ -374,20 +373,25 @@ fn through(rec: &mut Recording, block: &str, norm: &Option<Norm>, saved: &Option
     })
 }
 
-impl Architecture for Decoder {
-    fn config(&self) -> &Config {
+/// What can be recorded of it.
+impl Decoder {
+    /// Its sizes.
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
-    fn modules(&self) -> Vec<ModuleGroup> {
+    /// Every linear that can be adapted, in the order of the model, with those that are run as one together.
+    pub fn modules(&self) -> Vec<ModuleGroup> {
         self.linears().map(|linear| ModuleGroup { modules: linear.modules.clone(), layout: linear.layout }).collect()
     }
 
-    fn context_length(&self) -> usize {
+    /// Positions it can run at, as loaded.
+    pub fn context_length(&self) -> usize {
         self.ropes[0].n_positions()
     }
 
-    fn infer(
+    /// The logits of the rows that have a target, into `logits` `[max_targets, vocab_size]`.
+    pub fn infer(
         &self,
         rec: &mut Recording,
         batch: &BatchView,
@@ -399,11 +403,22 @@ impl Architecture for Decoder {
         rec.scope("head", |rec| self.head().logits(rec, batch, hidden, logits));
     }
 
-    fn n_recomputable(&self) -> usize {
+    /// Parts whose activations can be given up, in the order in which it costs least: the largest first, and of these
+    /// the lowest layers', which the backward pass reaches when others' have gone.
+    pub fn n_recomputable(&self) -> usize {
         2 * self.layers.len()
     }
 
-    fn train(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, recompute: usize, metrics: Slice) {
+    /// Adds the pass's loss to `metrics[0]` and its gradients to the adapter's. The first `recompute` of its
+    /// [`Self::n_recomputable`] parts are computed again by the backward pass rather than kept for it.
+    pub fn train(
+        &self,
+        rec: &mut Recording,
+        batch: &BatchView,
+        adapter: &AdapterView,
+        recompute: usize,
+        metrics: Slice,
+    ) {
         let (hidden, mut saved) = self.forward(rec, batch, adapter, None);
         // Feed-forward halves keep some three times as much as attention's, for the same work.
         for index in 0..recompute.min(self.n_recomputable()) {

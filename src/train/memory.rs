@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Trainer;
 use crate::gpu::Gpu;
 use crate::lora::Adapter;
-use crate::model::Architecture;
+use crate::model::Decoder;
 use crate::{Error, Result};
 
 /// Bytes of GPU memory. On a [`crate::gpu::Gpu::paper`] known before any of it is taken.
@@ -41,7 +41,7 @@ impl MemoryPlan {
     /// Errors with `OutOfMemory` where not even keeping nothing fits.
     pub async fn new(
         gpu: &Gpu,
-        model: &dyn Architecture,
+        model: &Decoder,
         weights: u64,
         adapter: &Adapter,
         max_tokens: usize,
@@ -78,7 +78,7 @@ impl MemoryPlan {
     /// The plan with so many parts recomputed.
     async fn on_paper(
         gpu: &Gpu,
-        model: &dyn Architecture,
+        model: &Decoder,
         weights: u64,
         adapter: &Adapter,
         max_tokens: usize,

@@ -5,16 +5,11 @@ use web_lora::gpu::{Buffer, Gpu, Plan, Step};
 use web_lora::kernels::{Matrix, stride};
 use web_lora::layers::Batch;
 use web_lora::lora::{Adapter, AdapterView};
-use web_lora::model::Architecture;
+use web_lora::model::Decoder;
 use web_lora::train::Pass;
 
 /// Logits of every token of a pass, `[n_tokens, vocab_size]`.
-pub(crate) async fn logits(
-    gpu: &Gpu,
-    model: &dyn Architecture,
-    adapter: Option<&Adapter>,
-    pass: &Pass,
-) -> Result<Vec<f32>> {
+pub(crate) async fn logits(gpu: &Gpu, model: &Decoder, adapter: Option<&Adapter>, pass: &Pass) -> Result<Vec<f32>> {
     let (n, vocab_size) = (pass.tokens.len(), model.config().vocab_size);
     let batch = Batch::new(gpu, n, n)?;
     let rows: Vec<(u32, u32)> = (0..n as u32).map(|row| (row, 0)).collect();

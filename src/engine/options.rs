@@ -1,0 +1,125 @@
+//! What callers give the engine.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::kinds;
+use crate::io::{LoraConfig, Message, ModuleNames, Quantization};
+use crate::lora::ModuleGroup;
+use crate::{Error, Result};
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadOptions {
+    /// Most positions it is to run at; 2,048 where not given, and no more than it was made for.
+    pub context_length: Option<usize>,
+    /// What its matrices of F32, F16 and BF16 are made into; they stay as they are where not given.
+    pub quantize: Option<Quantization>,
+}
+
+/// Settings of a new adapter, with PEFT's names.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoraOptions {
+    /// Rank.
+    pub r: usize,
+    /// Scaling is `lora_alpha / r`.
+    pub lora_alpha: f32,
+    /// Scaling is `lora_alpha / sqrt(r)`.
+    pub use_rslora: bool,
+    /// Names of linears, or a pattern; all that there are where not given, or where it is `all-linear`.
+    pub target_modules: Option<ModuleNames>,
+    /// Those of them that are left alone.
+    pub exclude_modules: Option<ModuleNames>,
+    /// The only layers that are adapted.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Other ranks, by the end of a module's path (a pattern).
+    pub rank_pattern: Map<String, Value>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: Map<String, Value>,
+    /// Of A.
+    pub seed: u64,
+}
+
+impl Default for LoraOptions {
+    fn default() -> Self {
+        Self {
+            r: 8,
+            lora_alpha: 16.0,
+            use_rslora: false,
+            target_modules: None,
+            exclude_modules: None,
+            layers_to_transform: None,
+            rank_pattern: Map::new(),
+            alpha_pattern: Map::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl LoraOptions {
+    /// What PEFT would write, for the model `base` of `model_type` with linears in these `groups`.
+    pub(super) fn config(self, base: &str, model_type: &str, groups: &[ModuleGroup]) -> Result<LoraConfig> {
+        let target_modules = match self.target_modules {
+            None => ModuleNames::Names(kinds(groups)),
+            Some(ModuleNames::Pattern(all)) if all == "all-linear" => ModuleNames::Names(kinds(groups)),
+            Some(modules) => modules,
+        };
+        Ok(LoraConfig {
+            r: self.r,
+            lora_alpha: self.lora_alpha,
+            use_rslora: self.use_rslora,
+            target_modules,
+            exclude_modules: self.exclude_modules,
+            layers_to_transform: self.layers_to_transform,
+            rank_pattern: by_pattern("rankPattern", self.rank_pattern, |value| Some(value.as_u64()? as usize))?,
+            alpha_pattern: by_pattern("alphaPattern", self.alpha_pattern, |value| Some(value.as_f64()? as f32))?,
+            // transformers' GPT-2 keeps its weights so, and peft wants to be told.
+            fan_in_fan_out: model_type == "gpt2",
+            base_model_name_or_path: Some(base.to_owned()),
+        })
+    }
+}
+
+/// Numbers above 0 by pattern, in the order in which they were given.
+fn by_pattern<T: PartialOrd + Default>(
+    name: &str,
+    pairs: Map<String, Value>,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>> {
+    let read = |(pattern, value): (String, Value)| match read(&value).filter(|number| *number > T::default()) {
+        Some(number) => Ok((pattern, number)),
+        None => {
+            Err(Error::BadSetting { name: name.into(), value: value.to_string(), allowed: "numbers above 0".into() })
+        }
+    };
+    pairs.into_iter().map(read).collect()
+}
+
+/// What to foresee the memory of.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanOptions {
+    /// As in [`LoadOptions`].
+    pub context_length: Option<usize>,
+    /// As in [`LoadOptions`].
+    pub quantize: Option<Quantization>,
+    /// As in [`LoraOptions`].
+    pub r: Option<usize>,
+    /// As in [`LoraOptions`].
+    pub target_modules: Option<ModuleNames>,
+    /// As in [`TrainOptions`]; 512 where not given.
+    pub tokens_per_pass: Option<usize>,
+    /// As in [`TrainOptions`].
+    pub memory_budget: Option<u64>,
+}
+
+/// What to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A conversation, through the model's template.
+    Messages(Vec<Message>),
+    /// Text as it is.
+    Text(String),
+}

@@ -1,0 +1,137 @@
+//! What the engine answers with.
+
+use serde::Serialize;
+
+use crate::io::QuantizationError;
+use crate::train::MemoryPlan;
+
+/// What is being done and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Progress {
+    /// `open`, `weights` or `compile`.
+    pub phase: &'static str,
+    /// In the phase's own unit: bytes or kernels.
+    pub loaded: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// What was loaded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelInfo {
+    /// The model's name.
+    pub name: String,
+    /// Its architecture.
+    pub model_type: String,
+    /// Numbers in it.
+    pub parameters: u64,
+    /// Bytes of them as they were loaded, and about as many on the GPU.
+    pub weight_bytes: u64,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Positions it was loaded for.
+    pub context_length: usize,
+    /// Entries of its vocabulary.
+    pub vocab_size: usize,
+    /// The type most of its numbers have, as they were loaded.
+    pub dtype: String,
+    /// What quantising them cost; None where none were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationError>,
+    /// What `targetModules` may name.
+    pub target_modules: Vec<String>,
+    /// Text can be given.
+    pub has_tokenizer: bool,
+    /// Conversations can be given.
+    pub has_chat_template: bool,
+}
+
+/// What training a model would be like.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forecast {
+    /// What it needs.
+    #[serde(flatten)]
+    pub memory: MemoryPlan,
+    /// In full passes, by the rate of this GPU's products: right to some tens of percent.
+    pub tokens_per_second: f64,
+}
+
+/// What an adapter is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterInfo {
+    /// Rank.
+    pub r: usize,
+    /// See [`LoraOptions`].
+    pub lora_alpha: f32,
+    /// See [`LoraOptions`].
+    pub use_rslora: bool,
+    /// Kinds of linears.
+    pub target_modules: Vec<String>,
+    /// Numbers that are trained.
+    pub parameters: usize,
+    /// Numbers of the weights they stand for.
+    pub base_parameters: usize,
+    /// Optimiser steps taken here.
+    pub trained_steps: usize,
+}
+
+/// What a run will do and need.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainPlan {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Examples of a step.
+    pub batch_size: usize,
+    /// Tokens a pass can hold.
+    pub tokens_per_pass: usize,
+    /// Passes of the first step.
+    pub passes: usize,
+    /// Tokens of all examples.
+    pub tokens_per_epoch: usize,
+    /// The GPU's memory in use.
+    pub memory: MemoryPlan,
+    /// Kernels of a pass and the update.
+    pub dispatches: usize,
+}
+
+/// One optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepReport {
+    /// From 1.
+    pub step: usize,
+    /// All there will be.
+    pub steps: usize,
+    /// Mean cross-entropy over the step's supervised tokens, before the update.
+    pub loss: f32,
+    /// Before clipping.
+    pub grad_norm: f32,
+    /// Of this step.
+    pub learning_rate: f64,
+    /// Tokens that went through the model.
+    pub tokens: usize,
+    /// Those that were learned.
+    pub supervised_tokens: usize,
+    /// Loss or gradients were not finite: nothing was changed.
+    pub skipped: bool,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generated {
+    /// Without special tokens.
+    pub text: String,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// `end`, `length` or `cancelled`.
+    pub stopped: &'static str,
+}
