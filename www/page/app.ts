@@ -15,6 +15,7 @@ import {
   type ModelInfo,
   type ModelSource,
   type Progress,
+  type Quantization,
   type Variant,
 } from 'web-lora';
 
@@ -36,7 +37,9 @@ export interface State {
   /** How far a model is that is being loaded. */
   loading: Progress | undefined;
   model: ModelInfo | undefined;
-  modelSource: ModelSource | undefined;
+  modelSource: { source: ModelSource; quantize: Quantization | undefined } | undefined;
+  /** What the matrices of the next model are to be made into. */
+  quantize: Quantization | undefined;
   dataset: DatasetReport | undefined;
   dataSource: DataSource | undefined;
   adapter: AdapterInfo | undefined;
@@ -59,6 +62,7 @@ export class App {
     loading: undefined,
     model: undefined,
     modelSource: undefined,
+    quantize: undefined,
     dataset: undefined,
     dataSource: undefined,
     adapter: undefined,
@@ -89,13 +93,14 @@ export class App {
   }
 
   /** Loads a model in the place of the one before, and reads the examples again with its tokenizer. */
-  async loadModel(source: ModelSource, signal?: AbortSignal): Promise<void> {
+  async loadModel(source: ModelSource, quantize?: Quantization, signal?: AbortSignal): Promise<void> {
     const onProgress = (loading: Progress) => this.update({ loading });
     const nothing = { model: undefined, modelSource: undefined, dataset: undefined, adapter: undefined };
     this.update({ ...nothing, loading: { phase: 'open', loaded: 0, total: 1 } });
     try {
-      const model = await this.engine.loadModel(source, signal ? { onProgress, signal } : { onProgress });
-      this.update({ model, modelSource: source });
+      const options = { onProgress, ...(signal ? { signal } : {}), ...(quantize ? { quantize } : {}) };
+      const model = await this.engine.loadModel(source, options);
+      this.update({ model, modelSource: { source, quantize } });
     } finally {
       this.update({ loading: undefined });
     }
@@ -149,7 +154,7 @@ export class App {
       before?.dispose();
       const engine = await createEngine({ variant: forcedVariant() });
       this.update({ engine, trouble: undefined, model: undefined, dataset: undefined, adapter: undefined });
-      if (modelSource) await this.loadModel(modelSource);
+      if (modelSource) await this.loadModel(modelSource.source, modelSource.quantize);
       if (files) this.update({ adapter: await engine.loadAdapter(files) });
     };
     await this.run('engine', restart, (trouble) => this.update({ trouble }));

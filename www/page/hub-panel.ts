@@ -1,6 +1,6 @@
 /** Models by name from the Hub: a short list, any other, which of its files, and whether it fits, before a download. */
 
-import { hubCache, listHubFiles, type Forecast, type HubChoice, type HubListing, type HubSource } from 'web-lora';
+import { hubCache, listHubFiles, type Forecast, type HubChoice, type HubListing, type HubSource, type Quantization } from 'web-lora';
 import { toError, type App } from './app.js';
 import { byId, element, showFacts, showText } from './dom.js';
 import { formatBytes, formatPlural, formatSpeed } from './format.js';
@@ -20,6 +20,8 @@ interface Open {
   /** Bytes that are here already. */
   cachedBytes: number;
   refused: boolean;
+  /** What was foreseen last: with weights as they are, or made smaller. */
+  quantize: Quantization | undefined;
 }
 
 /** Wires the panel; what it returns opens it on a source. */
@@ -62,7 +64,7 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
       const listing = await listHubFiles({ endpoint, ...token.of(source.endpoint ?? endpoint), ...source }, { signal });
       const choice = listing.choices.find(({ name }) => name === source.file) ?? listing.choices[0];
       if (!choice || signal.aborted) return;
-      open = { listing, choice, cachedBytes: 0, refused: false };
+      open = { listing, choice, cachedBytes: 0, refused: false, quantize: app.state.quantize };
       drawListing(listing, choice);
       show('choice');
       byId('hub-download').focus();
@@ -123,12 +125,14 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
+    const { quantize } = app.state;
+    now.quantize = quantize;
     const fit = byId('hub-fit');
     showText(error, undefined);
     now.refused = false;
     showText(fit, 'Reading its headers, to say whether it fits…');
     try {
-      showText(fit, await fitOf((tokensPerPass) => app.engine.planMemory(sourceOf(now), { tokensPerPass }, { signal })));
+      showText(fit, await fitOf((tokensPerPass) => app.engine.planMemory(sourceOf(now), { tokensPerPass, ...(quantize ? { quantize } : {}) }, { signal })));
     } catch (thrown) {
       if (signal.aborted) return;
       const failure = toError(thrown);
@@ -172,11 +176,12 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
   });
 
   let wasLoading = false;
-  app.onChange(({ busy, engine, loading, model }) => {
+  app.onChange(({ busy, engine, loading, model, quantize }) => {
     const ended = wasLoading && !loading;
     wasLoading = loading !== undefined;
     if (ended) void refresh();
     if (!open) return;
+    if (open.quantize !== quantize) void foresee();
     const { choice, cachedBytes, refused } = open;
     const left = choice.sizeBytes - cachedBytes;
     const button = byId<HTMLButtonElement>('hub-download');

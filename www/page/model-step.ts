@@ -1,6 +1,6 @@
 /** Step 1: a model from this server, the Hub, a file, a folder or a URL. */
 
-import type { ModelSource, Progress, WebLoraError } from 'web-lora';
+import type { ModelInfo, ModelSource, Progress, Quantization, WebLoraError } from 'web-lora';
 import type { App } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
@@ -43,7 +43,7 @@ export function modelStep(app: App): void {
     void app.run(
       'model',
       async () => {
-        await app.loadModel(source, signal);
+        await app.loadModel(source, app.state.quantize, signal);
         announce('The model is loaded.');
       },
       (failure: WebLoraError) => showText(shown, failure.message),
@@ -59,9 +59,12 @@ export function modelStep(app: App): void {
     byId('model-cancel').textContent = phase === 'download' ? 'Pause' : 'Cancel';
   };
   const loadFiles = (files: File[]) => {
-    const gguf = files.find((file) => file.name.endsWith('.gguf'));
-    load(gguf ?? files);
+    // All parts of one model, where it is in parts; the engine says where it is more than one model.
+    const ggufs = files.filter((file) => file.name.endsWith('.gguf'));
+    load(ggufs.length > 0 ? ggufs : files);
   };
+  const smaller = byId<HTMLSelectElement>('model-quantize');
+  smaller.addEventListener('change', () => app.update({ quantize: (smaller.value as Quantization) || undefined }));
 
   void offerDefault(load);
   onFiles(byId('model-file-button'), byId<HTMLInputElement>('model-file'), loadFiles);
@@ -96,6 +99,7 @@ export function modelStep(app: App): void {
     showFacts(byId('model-facts'), {
       Parameters: formatShort(model.parameters),
       Weights: `${formatBytes(model.weightBytes)}, ${model.dtype}`,
+      ...quantizing(model),
       Layers: formatCount(model.layers),
       Context: `${formatCount(model.contextLength)} tokens`,
     });
@@ -103,6 +107,12 @@ export function modelStep(app: App): void {
   });
   // After the line that disables every button here: these know better when theirs are of use.
   keptModels(app, load, hubPanel(app, load));
+}
+
+/** What it cost to make weights smaller, where they were. */
+function quantizing({ quantization }: ModelInfo): Record<string, string> {
+  if (!quantization) return {};
+  return { [`Made into ${quantization.dtype}`]: `off by ${(100 * quantization.relative).toFixed(1)} %` };
 }
 
 function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): string | undefined {

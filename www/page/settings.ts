@@ -26,7 +26,7 @@ const SCHEDULES: Record<Schedule, string> = {
   linear: 'Linear: falls to zero in a line',
   constant: 'Constant: stays as it is',
 };
-/** All that an adapter can target in any model; a model's own list decides which are offered. */
+/** What an adapter can target in most models, until there is one that says what it has. */
 const TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
 /** On a software GPU an example takes ten seconds, so the defaults are what shows a change in a few minutes. */
 const ON_SOFTWARE: Record<string, string> = { steps: '12', batchSize: '2', learningRate: '0.0015', warmupSteps: '0' };
@@ -68,9 +68,12 @@ export class Settings {
     }
   }
 
-  /** Offers only what the model has. */
+  /** Offers what the model has. What was left out stays left out. */
   offerTargets(names: readonly string[]): void {
-    for (const box of this.#targets()) box.disabled = !names.includes(box.value);
+    const boxes = this.#targets();
+    if (boxes.map(({ value }) => value).join() === names.join()) return;
+    const left = boxes.filter(({ checked }) => !checked).map(({ value }) => value);
+    byId('setting-targetModules').querySelector('.boxes')?.replaceChildren(...names.map((name) => target(name, !left.includes(name))));
   }
 
   get dataset(): LoadDatasetOptions {
@@ -82,7 +85,7 @@ export class Settings {
       r: this.#number('r'),
       loraAlpha: this.#number('loraAlpha'),
       useRslora: this.#input('useRslora').checked,
-      targetModules: this.#targets().filter((box) => box.checked && !box.disabled).map((box) => box.value),
+      targetModules: this.#targets().filter((box) => box.checked).map((box) => box.value),
       seed: this.#number('seed'),
     };
   }
@@ -149,17 +152,18 @@ function targets(): HTMLElement {
   const group = element('fieldset', { className: 'field wide' }, element('legend', { text: 'Targets' }));
   group.id = 'setting-targetModules';
   group.tabIndex = -1;
-  const boxes = element('div', { className: 'boxes' });
-  for (const name of TARGETS) {
-    const box = element('input');
-    box.type = 'checkbox';
-    box.value = name;
-    box.checked = true;
-    boxes.append(element('label', { className: 'check' }, box, element('code', { text: name })));
-  }
+  const boxes = element('div', { className: 'boxes' }, ...TARGETS.map((name) => target(name, true)));
   const hint = 'The matrices of the model that get an adapter. All of them learn best, fewer are faster.';
   group.append(boxes, ...notes(group, hint));
   return group;
+}
+
+function target(name: string, checked: boolean): HTMLElement {
+  const box = element('input');
+  box.type = 'checkbox';
+  box.value = name;
+  box.checked = checked;
+  return element('label', { className: 'check' }, box, element('code', { text: name }));
 }
 
 /** The sentence below a field and the place for its error, both tied to it for screen readers. */

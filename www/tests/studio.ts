@@ -4,7 +4,7 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, test as base, type Locator, type Page } from '@playwright/test';
 
-const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url));
+export const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url));
 const MODEL_FILES = ['config.json', 'model.safetensors'].map((name) => [`golden/llama-gqa-tied/${name}`, name] as const);
 const TOKENIZER_FILES = ['tokenizer.json', 'tokenizer_config.json'].map((name) => [`tiny-chat/${name}`, name] as const);
 
