@@ -76,7 +76,7 @@
 //!
 //! **Few dispatches, few passes over memory.** Linears that read one matrix are one product whose outputs lie in one
 //! matrix: q, k and v side by side, gate and up by turns of four columns, so that a thread has both and writes
-//! `silu(gate) · up` as it stores them (and their gradients on the way back). Residuals are added where a block's last
+//! `act(gate) · up` as it stores them (and their gradients on the way back). Residuals are added where a block's last
 //! linear stores; a norm also multiplies by the A of the linears that read it; attention's gradients are turned back
 //! through the rotary embedding where they are written; dA and dB of half a layer are one kernel. A layer with seven
 //! adapted matrices is 24 dispatches, forward and backward; a norm of query and key heads shares the rotary embedding's on
