@@ -367,6 +367,8 @@ export interface ProfileOp {
 export interface Message {
   role: string;
   content: string;
+  /** What else the model's template may ask for: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`. */
+  [field: string]: unknown;
 }
 
 export interface GenerateOptions {
