@@ -201,7 +201,7 @@ impl Engine {
         let shapes = model.modules();
         let lora = LoraOptions { target_modules: options.target_modules, ..Default::default() };
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
-        let config = lora.config(checkpoint.name(), &model.config().model_type, &shapes)?;
+        let config = lora.config(checkpoint.name(), model.config(), &shapes)?;
         let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
         let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, options.memory_budget).await?;
         let rate = match self.flops_per_second.get() {
@@ -246,7 +246,7 @@ impl Engine {
         let model = self.model()?;
         let shapes = model.decoder.modules();
         let seed = options.seed;
-        let config = options.config(&model.name, &model.decoder.config().model_type, &shapes)?;
+        let config = options.config(&model.name, model.decoder.config(), &shapes)?;
         let adapter = Adapter::new(&self.gpu, config, &shapes, seed)?;
         self.set_adapter(adapter)
     }

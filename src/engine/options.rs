@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::kinds;
 use crate::io::{LoraConfig, Message, ModuleNames, Quantization};
 use crate::lora::ModuleGroup;
+use crate::model::Config;
 use crate::{Error, Result};
 
 /// How a model is loaded.
@@ -59,8 +60,8 @@ impl Default for LoraOptions {
 }
 
 impl LoraOptions {
-    /// What PEFT would write, for the model `base` of `model_type` with linears in these `groups`.
-    pub(super) fn config(self, base: &str, model_type: &str, groups: &[ModuleGroup]) -> Result<LoraConfig> {
+    /// What PEFT would write, for the model `base` of these sizes with linears in these `groups`.
+    pub(super) fn config(self, base: &str, model: &Config, groups: &[ModuleGroup]) -> Result<LoraConfig> {
         let target_modules = match self.target_modules {
             None => ModuleNames::Names(kinds(groups)),
             Some(ModuleNames::Pattern(all)) if all == "all-linear" => ModuleNames::Names(kinds(groups)),
@@ -75,8 +76,7 @@ impl LoraOptions {
             layers_to_transform: self.layers_to_transform,
             rank_pattern: by_pattern("rankPattern", self.rank_pattern, |value| Some(value.as_u64()? as usize))?,
             alpha_pattern: by_pattern("alphaPattern", self.alpha_pattern, |value| Some(value.as_f64()? as f32))?,
-            // transformers' GPT-2 keeps its weights so, and peft wants to be told.
-            fan_in_fan_out: model_type == "gpt2",
+            fan_in_fan_out: model.fan_in_fan_out(),
             base_model_name_or_path: Some(base.to_owned()),
         })
     }

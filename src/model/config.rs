@@ -182,6 +182,11 @@ impl Config {
         }
     }
 
+    /// True where transformers keeps the weights of linears as `[in, out]`, which peft wants to be told of an adapter.
+    pub fn fan_in_fan_out(&self) -> bool {
+        self.model_type == "gpt2"
+    }
+
     /// The sizes, under the names that most architectures have for them.
     ///
     /// Errors: `BadFile` for a missing, mistyped or impossible field, `Unsupported` for one that is not implemented.
