@@ -3,20 +3,6 @@
 // d[i] ← rstd · (g[i] - x[i] · rstd² · mean_i(g[i] · x[i]))
 //
 // Thread (h, t) has head h of row t: the query heads, then the key heads.
-struct Params {
-    rows: Rows,
-    n_heads: u32,
-    n_kv_heads: u32,
-    // Pairs a head, half of head_dim.
-    half: u32,
-    // Columns from one row to the next, and the first column of the keys.
-    stride: u32,
-    k_first: u32,
-    eps: f32,
-    _pad0: u32,
-    _pad1: u32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
 // [2, head_dim]: of queries, of keys.
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 // [n_tokens, n_heads + n_kv_heads, head_dim]
@@ -27,15 +13,14 @@ struct Params {
 fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let head = global_id.x;
     let row = global_id.y;
-    let n = params.n_heads + params.n_kv_heads;
-    if (head >= n || row >= n_rows(params.rows)) {
+    if (head >= n_of_row() || row >= n_rows(params.rows)) {
         return;
     }
     let head_dim = 2u * params.half;
-    let is_key = u32(head >= params.n_heads);
-    let at = row * params.stride + head * head_dim + is_key * (params.k_first - params.n_heads * head_dim);
-    let raw_at = (row * n + head) * head_dim;
-    let w = is_key * head_dim;
+    let place = head_at(head, row);
+    let at = place.at;
+    let raw_at = place.raw_at;
+    let w = place.weight_at;
     var squares = 0.0;
     var products = 0.0;
     for (var i = 0u; i < head_dim; i += 1u) {

@@ -7,7 +7,9 @@ use super::Columns;
 use super::attention::AttentionShape;
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
-/// `struct Params` of `shaders/qk_norm.wgsl` and `shaders/qk_norm_backward.wgsl`.
+const HEAD: &str = include_str!("../../shaders/shared/qk_head.wgsl");
+
+/// `struct Params` of `shaders/shared/qk_head.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 struct QkNormParams {
@@ -50,7 +52,7 @@ pub fn qk_norm(
     k: Columns,
 ) {
     let kernel = include_str!("../../shaders/qk_norm.wgsl");
-    let shader = Shader::new("qk_norm", &[], &[include_str!("../../shaders/shared/token.wgsl"), kernel]);
+    let shader = Shader::new("qk_norm", &[], &[include_str!("../../shaders/shared/token.wgsl"), HEAD, kernel]);
     let bindings = [tokens, table, norm.weight, q.matrix.slice, norm.raw];
     dispatch(rec, label, shape, &shader, &bindings, norm, q, k, 8);
 }
@@ -64,7 +66,7 @@ pub fn qk_norm_backward(
     dq: Columns,
     dk: Columns,
 ) {
-    let shader = Shader::new("qk_norm_backward", &[], &[include_str!("../../shaders/qk_norm_backward.wgsl")]);
+    let shader = Shader::new("qk_norm_backward", &[], &[HEAD, include_str!("../../shaders/qk_norm_backward.wgsl")]);
     let bindings = [norm.weight, norm.raw, dq.matrix.slice];
     dispatch(rec, label, shape, &shader, &bindings, norm, dq, dk, 10);
 }
