@@ -3,12 +3,19 @@
 
 mod options;
 mod reports;
+mod run;
+mod training;
 
-pub use options::{LoadOptions, LoraOptions, PlanOptions, Prompt};
-pub use reports::{AdapterInfo, Forecast, Generated, ModelInfo, Progress, StepReport, TrainPlan};
+pub use options::{EvaluateOn, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Prompt};
+pub use reports::{
+    AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress, StepReport, TrainPlan,
+    TrainProgress,
+};
 
 use std::cell::Cell;
 use std::rc::Rc;
+
+use run::Run;
 
 use crate::data::{Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Stopped};
@@ -17,8 +24,7 @@ use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, Quantization,
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
 use crate::model::{self, Decoder};
-use crate::profile::Profile;
-use crate::train::{Batches, MAX_TOKENS, MemoryPlan, TrainOptions, Trainer};
+use crate::train::{Evaluator, MAX_TOKENS, MemoryPlan};
 use crate::{Error, Result};
 
 /// Positions a model is loaded for where the caller does not say.
@@ -56,17 +62,6 @@ impl Loaded {
     }
 }
 
-struct Run {
-    trainer: Trainer,
-    options: TrainOptions,
-    batches: Batches,
-    total: usize,
-    submitted: usize,
-    reported: usize,
-    /// Tokens and supervised tokens of the steps submitted and not yet reported.
-    counts: Vec<(usize, usize)>,
-}
-
 /// A device and what is on it.
 pub struct Engine {
     gpu: Rc<Gpu>,
@@ -77,6 +72,8 @@ pub struct Engine {
     dataset: Option<Dataset>,
     adapter: Option<(Adapter, usize)>,
     run: Option<Run>,
+    /// Outside a run.
+    evaluator: Option<Evaluator>,
     generator: Option<Generator>,
 }
 
@@ -122,6 +119,7 @@ impl Engine {
             dataset: None,
             adapter: None,
             run: None,
+            evaluator: None,
             generator: None,
         })
     }
@@ -156,7 +154,8 @@ impl Engine {
     ) -> Result<ModelInfo> {
         let context_length = within("contextLength", options.context_length, DEFAULT_CONTEXT)?;
         self.end_training();
-        (self.generator, self.adapter, self.dataset, self.model) = (None, None, None, None);
+        (self.evaluator, self.generator) = (None, None);
+        (self.adapter, self.dataset, self.model) = (None, None, None);
         progress(Progress { phase: "open", loaded: 0, total: 1 });
         let checkpoint = open(files, options.quantize).await?;
         let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
@@ -203,7 +202,7 @@ impl Engine {
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
         let config = lora.config(checkpoint.name(), model.config(), &shapes)?;
         let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
-        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, options.memory_budget).await?;
+        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, false, options.memory_budget).await?;
         let rate = match self.flops_per_second.get() {
             Some(rate) => rate,
             None => probe::flops_per_second(&self.gpu).await?,
@@ -262,7 +261,7 @@ impl Engine {
     fn set_adapter(&mut self, adapter: Adapter) -> Result<AdapterInfo> {
         self.gpu.check()?;
         self.end_training();
-        self.generator = None;
+        (self.evaluator, self.generator) = (None, None);
         let (adapter, steps) = self.adapter.insert((adapter, 0));
         Ok(adapter_info(adapter, *steps))
     }
@@ -278,108 +277,6 @@ impl Engine {
             None => not_ready("make or load an adapter first"),
             Some((adapter, _)) => Ok(adapter.to_file(&self.gpu).await?.write()),
         }
-    }
-
-    /// Compiles a run. Makes a default adapter where there is none.
-    pub async fn start_training(
-        &mut self,
-        options: TrainOptions,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<TrainPlan> {
-        options.validate()?;
-        self.end_training();
-        if self.dataset.is_none() {
-            return not_ready("give examples first");
-        }
-        if self.adapter.is_none() {
-            self.new_adapter(LoraOptions::default())?;
-        }
-        let (Some(model), Some(dataset), Some((adapter, _))) = (&self.model, &self.dataset, &self.adapter) else {
-            return not_ready("load a model first");
-        };
-        let mut lengths: Vec<usize> = dataset.examples.iter().map(|example| example.ids.len()).collect();
-        lengths.sort_unstable_by(|a, b| b.cmp(a));
-        let longest = lengths[0];
-        let largest_step: usize = lengths.iter().take(options.batch_size).sum();
-        let max_tokens = match options.tokens_per_pass {
-            Some(tokens) if tokens < longest => {
-                let allowed = format!("at least {longest}, the length of the longest example");
-                return Err(Error::BadSetting { name: "tokensPerPass".into(), value: tokens.to_string(), allowed });
-            }
-            Some(tokens) => tokens,
-            None => largest_step.min(DEFAULT_PASS).max(longest),
-        };
-        let mut compile = |done: usize, total: usize| {
-            progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
-        };
-        let decoder = &model.decoder;
-        let (weights, budget) = (model.weight_bytes, options.memory_budget);
-        let memory = MemoryPlan::new(&self.gpu, decoder, weights, adapter, max_tokens, budget).await?;
-        let gpu = self.gpu.clone();
-        let trainer = Trainer::new(gpu, decoder, adapter, max_tokens, memory.recompute, &mut compile).await?;
-        let total = options.total_steps(dataset.examples.len());
-        let batches = Batches::new(dataset.examples.len(), options.batch_size, options.seed);
-        let plan = TrainPlan {
-            steps: total,
-            batch_size: options.batch_size,
-            tokens_per_pass: max_tokens,
-            passes: batches.passes(0, &dataset.examples, max_tokens).len(),
-            tokens_per_epoch: lengths.iter().sum(),
-            memory,
-            dispatches: trainer.n_dispatches(),
-        };
-        self.run = Some(Run { trainer, options, batches, total, submitted: 0, reported: 0, counts: vec![] });
-        Ok(plan)
-    }
-
-    /// Submits the next step and reports the one before it (the same one on a software GPU, where waiting costs
-    /// nothing): `(done, report)`.
-    pub async fn train_step(&mut self) -> Result<(bool, Option<StepReport>)> {
-        let (Some(run), Some(dataset), Some((_, trained))) = (&mut self.run, &self.dataset, &mut self.adapter) else {
-            return not_ready("start training first");
-        };
-        if run.submitted < run.total {
-            let passes = run.batches.passes(run.submitted, &dataset.examples, run.trainer.max_tokens());
-            let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
-            let targets = passes.iter().map(|pass| pass.targets.len()).sum();
-            run.trainer.step(&passes, run.options.optim_step(run.submitted, run.total));
-            run.counts.push((tokens, targets));
-            run.submitted += 1;
-            *trained += 1;
-        }
-        let ahead = usize::from(run.submitted < run.total && !self.gpu.info().software);
-        if run.reported >= run.submitted - ahead.min(run.submitted) {
-            return Ok((run.reported == run.total, None));
-        }
-        let metrics = run.trainer.metrics(run.reported).await?;
-        let (tokens, supervised_tokens) = run.counts.remove(0);
-        let optim = run.options.optim_step(run.reported, run.total);
-        run.reported += 1;
-        let report = StepReport {
-            step: run.reported,
-            steps: run.total,
-            loss: metrics.loss,
-            grad_norm: metrics.grad_norm,
-            learning_rate: optim.learning_rate,
-            tokens,
-            supervised_tokens,
-            skipped: metrics.skipped,
-        };
-        Ok((run.reported == run.total, Some(report)))
-    }
-
-    /// Times every kernel of the run's next step (or its first, where it has ended), which is not taken: nothing changes.
-    pub async fn profile(&self) -> Result<Profile> {
-        let (Some(run), Some(dataset)) = (&self.run, &self.dataset) else {
-            return not_ready("start training first");
-        };
-        let step = run.submitted % run.total;
-        run.trainer.profile(&run.batches.passes(step, &dataset.examples, run.trainer.max_tokens())).await
-    }
-
-    /// Frees what training needs; the adapter stays.
-    pub fn end_training(&mut self) {
-        self.run = None;
     }
 
     /// Answers `prompt`. `on_text` is told text as it comes and returns false to stop.

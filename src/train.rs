@@ -2,12 +2,16 @@
 //! loss comes back one step late.
 
 mod batches;
+mod evaluator;
 mod memory;
 mod options;
+mod state;
 
 pub use batches::{Batches, Pass};
+pub use evaluator::{Evaluation, Evaluator, Scores};
 pub use memory::MemoryPlan;
 pub use options::{MAX_TOKENS, Schedule, TrainOptions};
+pub use state::{read_state, write_state};
 
 use std::rc::Rc;
 
@@ -79,6 +83,7 @@ pub struct Trainer {
     pass: Plan,
     update: Plan,
     grads: Buffer,
+    moments: [Buffer; 2],
     metrics: Buffer,
     report: Buffer,
     ring: [Readback; 2],
@@ -142,6 +147,7 @@ impl Trainer {
             pass,
             update,
             grads,
+            moments: [exp_avg, exp_avg_sq],
             metrics,
             report,
             ring,
@@ -206,10 +212,39 @@ impl Trainer {
         self.n_steps += 1;
     }
 
+    /// What the optimiser remembers from step to step, by PyTorch's names (the buffers' labels).
+    pub fn moments(&self) -> &[Buffer] {
+        &self.moments
+    }
+
+    /// Adds the gradients of `scale` times the mean loss over all supervised tokens of `passes`; that loss. For loops of
+    /// one's own, which end a step by [`Trainer::update`].
+    pub async fn accumulate(&self, passes: &[Pass], scale: f32) -> Result<f32> {
+        let step = Step { loss_scale: scale * loss_scale(passes), ..Default::default() };
+        passes.iter().for_each(|pass| self.forward_backward(pass, step));
+        let loss = floats(&self.metrics.read(&self.gpu).await?)[0] / scale;
+        self.metrics.clear(&self.gpu);
+        self.gpu.check()?;
+        Ok(loss)
+    }
+
+    /// The optimiser step over what was accumulated: its metrics, without a loss.
+    pub async fn update(&mut self, optim: OptimStep) -> Result<StepMetrics> {
+        let report = (&self.ring[self.n_steps % 2], &self.report);
+        Plan::replay_all(&self.gpu, &[&self.update], &optim.step(), Some(report));
+        self.n_steps += 1;
+        self.metrics(self.n_steps - 1).await
+    }
+
     /// Adds the gradients of one pass.
     fn forward_backward(&self, pass: &Pass, step: Step) {
         self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
         self.pass.replay(&self.gpu, &pass.step(step));
+    }
+
+    /// Optimiser steps submitted.
+    pub fn n_steps(&self) -> usize {
+        self.n_steps
     }
 
     /// The metrics of the `index`-th step (from 0), waiting for it where need be.
@@ -252,12 +287,9 @@ impl Trainer {
 
     /// Mean loss of `passes` and its gradients as an arena ([`Adapter::unpack`] reads it), without an update.
     pub async fn gradients(&self, passes: &[Pass]) -> Result<(f32, Vec<u8>)> {
-        let step = Step { loss_scale: loss_scale(passes), ..Default::default() };
-        passes.iter().for_each(|pass| self.forward_backward(pass, step));
-        let loss = floats(&self.metrics.read(&self.gpu).await?)[0];
+        let loss = self.accumulate(passes, 1.0).await?;
         let grads = self.grads.read(&self.gpu).await?;
         self.grads.clear(&self.gpu);
-        self.metrics.clear(&self.gpu);
         self.gpu.check()?;
         Ok((loss, grads))
     }

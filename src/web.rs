@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::engine::{LoadOptions, LoraOptions, PlanOptions, Progress, Prompt};
+use crate::engine::{EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt};
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
@@ -64,13 +64,6 @@ impl Default for GenerateCall {
         let GenerateOptions { max_new_tokens, temperature, top_p, seed, strength } = GenerateOptions::default();
         Self { messages: None, prompt: None, max_new_tokens, temperature, top_p, seed, strength }
     }
-}
-
-#[derive(Serialize)]
-struct StepResult<R> {
-    done: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    report: Option<R>,
 }
 
 #[wasm_bindgen]
@@ -170,11 +163,42 @@ impl Engine {
         to_js(&self.engine.start_training(options, &mut progress).await.map_err(to_js_error)?)
     }
 
-    /// Runs one step: `{done, report?}`.
+    /// Runs one step, or one pass of an evaluation that is due: `{done, stoppedEarly, report?, evaluation?}`.
     #[wasm_bindgen(js_name = trainStep)]
     pub async fn train_step(&mut self) -> JsResult<JsValue> {
-        let (done, report) = self.engine.train_step().await.map_err(to_js_error)?;
-        to_js(&StepResult { done, report })
+        to_js(&self.engine.train_step().await.map_err(to_js_error)?)
+    }
+
+    /// The run as bytes.
+    #[wasm_bindgen(js_name = saveState)]
+    pub async fn save_state(&mut self) -> JsResult<Uint8Array> {
+        Ok(Uint8Array::from(&self.engine.save_state().await.map_err(to_js_error)?[..]))
+    }
+
+    /// Takes up, in a run just started, where the one with these bytes was.
+    #[wasm_bindgen(js_name = loadState)]
+    pub async fn load_state(&mut self, state: &[u8]) -> JsResult<()> {
+        self.engine.load_state(state).await.map_err(to_js_error)
+    }
+
+    /// Scores on examples. Options: `data`, `strength`. `on_progress` may return false to stop.
+    pub async fn evaluate(&mut self, options: JsValue, on_progress: Function) -> JsResult<JsValue> {
+        let options: EvaluateOptions = from_js("options", options)?;
+        let mut progress = |progress| goes_on(&on_progress, to_js(&progress));
+        to_js(&self.engine.evaluate(options, &mut progress).await.map_err(to_js_error)?)
+    }
+
+    /// Adds gradients of examples, by their place in the data.
+    #[wasm_bindgen(js_name = forwardBackward)]
+    pub async fn forward_backward(&mut self, examples: Vec<usize>, weight: f32) -> JsResult<JsValue> {
+        to_js(&self.engine.forward_backward(&examples, weight).await.map_err(to_js_error)?)
+    }
+
+    /// The optimiser's step over them. Options: `learningRate`, `weightDecay`, `maxGradNorm`.
+    #[wasm_bindgen(js_name = optimStep)]
+    pub async fn optim_step(&mut self, options: JsValue) -> JsResult<JsValue> {
+        let options: OptimOptions = from_js("options", options)?;
+        to_js(&self.engine.optim_step(options).await.map_err(to_js_error)?)
     }
 
     /// Times every kernel of the next step, which is not taken.

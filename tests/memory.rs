@@ -117,7 +117,7 @@ async fn plan_and_take(shape: &Shape, r: usize, max_tokens: usize, budget: u64) 
         let paper = Rc::new(Gpu::paper(gpu.info().clone()));
         let (model, adapter) = model_and_adapter(&paper, &checkpoint, r, max_tokens).await;
         let weights = paper.allocated_bytes() - adapter.params().size_bytes();
-        let plan = |budget| MemoryPlan::new(&paper, &model, weights, &adapter, max_tokens, Some(budget));
+        let plan = |budget| MemoryPlan::new(&paper, &model, weights, &adapter, max_tokens, false, Some(budget));
         let refused = plan(weights).await;
         assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
         plan(budget).await.unwrap()

@@ -1,81 +1,19 @@
 //! The engine as users drive it, on a tiny chat model: load, examples, training, answers, adapter out and in. The same
 //! tests run natively and, as wasm, in a browser.
 
-use std::rc::Rc;
+#[macro_use]
+mod tiny;
 
+use tiny::{DATA, engine, engine_with, options, tiny_model, train};
 use web_lora::Error;
-
 use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions, Prompt};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{Counts, DeviceOptions};
-use web_lora::io::{AdapterFile, ByteSource, MemorySource, Message, ModuleNames};
+use web_lora::io::{AdapterFile, Message, ModuleNames};
 use web_lora::train::TrainOptions;
 
 #[cfg(target_arch = "wasm32")]
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
-
-/// An async test, native or in a browser.
-macro_rules! engine_test {
-    ($name:ident, $body:expr) => {
-        #[cfg(not(target_arch = "wasm32"))]
-        #[test]
-        fn $name() {
-            pollster::block_on($body);
-        }
-        #[cfg(target_arch = "wasm32")]
-        #[wasm_bindgen_test::wasm_bindgen_test]
-        async fn $name() {
-            $body.await;
-        }
-    };
-}
-
-const DATA: &str = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "arr"}]}
-{"messages": [{"role": "user", "content": "who"}, {"role": "assistant", "content": "a pirate"}]}
-{"prompt": "one two", "completion": " three"}
-{"text": "sea and ship"}
-"#;
-
-fn tiny_model() -> Vec<Rc<dyn ByteSource>> {
-    let files: [(&str, &[u8]); 4] = [
-        ("config.json", include_bytes!("fixtures/golden/llama-gqa-tied/config.json")),
-        ("model.safetensors", include_bytes!("fixtures/golden/llama-gqa-tied/model.safetensors")),
-        ("tokenizer.json", include_bytes!("fixtures/tiny-chat/tokenizer.json")),
-        ("tokenizer_config.json", include_bytes!("fixtures/tiny-chat/tokenizer_config.json")),
-    ];
-    files.map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes.to_vec())) as Rc<dyn ByteSource>).to_vec()
-}
-
-async fn engine() -> Engine {
-    engine_with(DeviceOptions { default_limits: true, ..Default::default() }).await
-}
-
-async fn engine_with(options: DeviceOptions) -> Engine {
-    let mut engine = Engine::new(options).await.unwrap();
-    let info = engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true).await.unwrap();
-    assert!(info.has_tokenizer && info.has_chat_template);
-    engine
-}
-
-fn options(steps: usize) -> TrainOptions {
-    TrainOptions { steps: Some(steps), batch_size: 2, learning_rate: 1e-2, warmup_steps: Some(0), ..Default::default() }
-}
-
-/// Trains to the end; the loss of every step.
-async fn train(engine: &mut Engine, options: TrainOptions) -> Vec<f32> {
-    let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
-    let mut losses = vec![];
-    loop {
-        let (done, report) = engine.train_step().await.unwrap();
-        if let Some(report) = report {
-            losses.push(report.loss);
-            assert_eq!((report.step, report.steps, report.skipped), (losses.len(), plan.steps, false));
-        }
-        if done {
-            return losses;
-        }
-    }
-}
 
 async fn answer(engine: &mut Engine, strength: f32, temperature: f32) -> String {
     let prompt = Prompt::Messages(vec![Message::new("user", "hi")]);
@@ -166,7 +104,7 @@ engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
                     assert!(profile.ops.iter().any(|op| op.phase == phase), "{phase}: {profile}");
                 }
             }
-            while !engine.train_step().await.unwrap().0 {}
+            while !engine.train_step().await.unwrap().done {}
             weights.push(engine.save_adapter().await.unwrap().1);
         }
         assert!(weights[0] == weights[1]);

@@ -107,7 +107,7 @@ pub(super) async fn step_rate(
     let paper = Rc::new(Gpu::paper(gpu.info().clone()));
     let planned = Tuned::load(&paper, checkpoint, tokens).await?;
     let Tuned { model, adapter, weight_bytes } = &planned;
-    let planned = MemoryPlan::new(&paper, model, *weight_bytes, adapter, tokens, None).await?;
+    let planned = MemoryPlan::new(&paper, model, *weight_bytes, adapter, tokens, false, None).await?;
 
     let before = gpu.allocated_bytes();
     let tuned = Tuned::load(gpu, checkpoint, tokens).await?;

@@ -18,6 +18,8 @@ pub struct Dataset {
     pub file: String,
     /// In the order of the file.
     pub examples: Vec<Example>,
+    /// Held out: not trained on, but evaluated.
+    pub eval: Vec<Example>,
     /// In the order of the file.
     pub errors: Vec<LineError>,
     /// The first examples as the model sees them.
@@ -63,7 +65,7 @@ impl Dataset {
                 line: Some(first.line),
                 message: format!("no example can be used: {}", first.message),
             }),
-            _ => Ok(Self { file: file.to_owned(), examples, errors, preview }),
+            _ => Ok(Self { file: file.to_owned(), examples, eval: vec![], errors, preview }),
         }
     }
 

@@ -115,6 +115,44 @@ pub struct PlanOptions {
     pub memory_budget: Option<u64>,
 }
 
+/// What to evaluate.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct EvaluateOptions {
+    /// On which examples.
+    pub data: EvaluateOn,
+    /// Of the adapter: 0 is the base model.
+    pub strength: f32,
+}
+
+impl Default for EvaluateOptions {
+    fn default() -> Self {
+        Self { data: EvaluateOn::Eval, strength: 1.0 }
+    }
+}
+
+/// Which of the examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvaluateOn {
+    /// Those held out.
+    Eval,
+    /// Those trained on.
+    Train,
+}
+
+/// AdamW's numbers for one step of a loop of one's own; what is left out is as the run's options have it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct OptimOptions {
+    /// Where not given, the schedule's for this step.
+    pub learning_rate: Option<f64>,
+    /// As in [`crate::train::TrainOptions`].
+    pub weight_decay: Option<f64>,
+    /// As in [`crate::train::TrainOptions`].
+    pub max_grad_norm: Option<f64>,
+}
+
 /// What to answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {

@@ -1,16 +1,16 @@
 //! What the engine answers with.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::io::QuantizationError;
-use crate::train::MemoryPlan;
+use crate::train::{Evaluation, MemoryPlan};
 
 /// What is being done and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Progress {
-    /// `open`, `weights` or `compile`.
+    /// `open`, `weights`, `compile` or `evaluate`.
     pub phase: &'static str,
-    /// In the phase's own unit: bytes or kernels.
+    /// In the phase's own unit: bytes, kernels or passes.
     pub loaded: u64,
     /// All there is.
     pub total: u64,
@@ -100,8 +100,63 @@ pub struct TrainPlan {
     pub dispatches: usize,
 }
 
+/// What [`super::Engine::train_step`] came to.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainProgress {
+    /// There is nothing more to come.
+    pub done: bool,
+    /// It is done because evaluations had ceased to get better.
+    pub stopped_early: bool,
+    /// Of a step, this one or the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<StepReport>,
+    /// Of an evaluation that is complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvalReport>,
+}
+
+/// One evaluation of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvalReport {
+    /// After how many steps.
+    pub step: usize,
+    /// Over the examples held out.
+    #[serde(flatten)]
+    pub scores: Evaluation,
+    /// No earlier one had so low a loss.
+    pub best: bool,
+}
+
+/// What [`super::Engine::forward_backward`] went through.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchReport {
+    /// Mean cross-entropy over its supervised tokens.
+    pub loss: f32,
+    /// Tokens that went through the model.
+    pub tokens: usize,
+    /// Those that were learned from.
+    pub supervised_tokens: usize,
+}
+
+/// What [`super::Engine::optim_step`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OptimReport {
+    /// From 1.
+    pub step: usize,
+    /// Before clipping.
+    pub grad_norm: f32,
+    /// Of this step.
+    pub learning_rate: f64,
+    /// Gradients were not finite: nothing was changed.
+    pub skipped: bool,
+}
+
 /// One optimiser step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepReport {
     /// From 1.

@@ -164,7 +164,7 @@ impl LoraConfig {
     }
 
     /// Every field that peft 0.21 writes, in its order.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let by_pattern = |pairs: Vec<(&String, Value)>| -> Value {
             Value::Object(pairs.into_iter().map(|(pattern, value)| (pattern.clone(), value)).collect())
         };

@@ -26,34 +26,68 @@ impl CrossEntropyParams {
     }
 }
 
+/// A shader of the family.
+fn shader(name: &'static str, source: &str) -> Shader {
+    let shared =
+        [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/shared/cross_entropy.wgsl")];
+    Shader::new(name, &[("LANES", LANES)], &[shared[0], shared[1], source])
+}
+
 /// For each of `rows`, with `target = targets[rows.start + i]` (`array<u32>`):
 /// `losses[rows.start + i] = ln Σ exp(logits[i]) - logits[i, target]`, and `logits` `[rows, vocab_size]`, the window's
 /// alone, become `(softmax(logits[i]) - onehot(target)) · step.loss_scale`. `losses` are f32, as many as targets.
-///
 pub fn cross_entropy(rec: &mut Recording, label: &str, rows: Rows, logits: Matrix, targets: Slice, losses: Slice) {
-    let shared =
-        [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/shared/cross_entropy.wgsl")];
-    let shader = |name, source| Shader::new(name, &[("LANES", LANES)], &[shared[0], shared[1], source]);
     let params = CrossEntropyParams::new(rows, logits.width);
+    let totals = loss_only(rec, label, &params, logits, targets, losses);
+    let gradient = shader("cross_entropy_gradient", include_str!("../../shaders/cross_entropy_gradient.wgsl"));
+    let grid = [Extent::cover(params.stride4, 64), Extent::Rows { rows, per: 1 }, Extent::Fixed(1)];
+    let flops = 20 * logits.width as u64;
+    rec.dispatch(label, &gradient, &[targets, totals, logits.slice], &params, grid, (rows, flops));
+}
+
+/// The losses of [`cross_entropy`] alone, which leaves `logits` as they are, and
+/// `hits[rows.start + i]` 1.0 where no token is likelier than the target, else 0.0. f32, as many as targets.
+pub fn cross_entropy_scores(
+    rec: &mut Recording,
+    label: &str,
+    rows: Rows,
+    logits: Matrix,
+    targets: Slice,
+    losses: Slice,
+    hits: Slice,
+) {
+    let params = CrossEntropyParams::new(rows, logits.width);
+    let totals = loss_only(rec, label, &params, logits, targets, losses);
+    let hit = shader("cross_entropy_hits", include_str!("../../shaders/cross_entropy_hits.wgsl"));
+    let grid = [Extent::Rows { rows, per: 16 }, Extent::Fixed(1), Extent::Fixed(1)];
+    rec.dispatch(label, &hit, &[logits.slice, targets, totals, hits], &params, grid, (rows, 1));
+}
+
+/// The losses; returns `(max(logits[i]), 1 / Σ exp(logits[i] - max))` of the window's rows.
+fn loss_only(
+    rec: &mut Recording,
+    label: &str,
+    params: &CrossEntropyParams,
+    logits: Matrix,
+    targets: Slice,
+    losses: Slice,
+) -> Slice {
+    let rows = params.rows;
     // The most rows that a window can have.
     let capacity = logits.slice.size_bytes() / (logits.stride() as u64 * 4);
     let partials = rec.floats("partials", capacity * u64::from(LANES) * 2);
     let totals = rec.floats("totals", capacity * 2);
-    let width = logits.width as u64;
     let (each, one) = (Extent::Rows { rows, per: 1 }, Extent::Fixed(1));
 
     let partial = shader("cross_entropy_partial", include_str!("../../shaders/cross_entropy_partial.wgsl"));
     let grid = [Extent::cover(LANES, 64), each, one];
-    rec.dispatch(label, &partial, &[logits.slice, partials], &params, grid, (rows, 20 * width));
+    rec.dispatch(label, &partial, &[logits.slice, partials], params, grid, (rows, 20 * logits.width as u64));
 
     let total = shader("cross_entropy_total", include_str!("../../shaders/cross_entropy_total.wgsl"));
     let bindings = [logits.slice, targets, partials, losses, totals];
     let grid = [Extent::Rows { rows, per: 16 }, one, one];
-    rec.dispatch(label, &total, &bindings, &params, grid, (rows, 20 * u64::from(LANES)));
-
-    let gradient = shader("cross_entropy_gradient", include_str!("../../shaders/cross_entropy_gradient.wgsl"));
-    let grid = [Extent::cover(params.stride4, 64), each, one];
-    rec.dispatch(label, &gradient, &[targets, totals, logits.slice], &params, grid, (rows, 20 * width));
+    rec.dispatch(label, &total, &bindings, params, grid, (rows, 20 * u64::from(LANES)));
+    totals
 }
 
 /// `(losses, dlogits)` of the window's rows in f64.
@@ -134,6 +168,45 @@ mod tests {
         ]
         .map(|(n_rows, start, vocab, size)| case(n_rows, start, vocab, size))
         .into()
+    );
+
+    /// Losses as the whole kernel has them; a hit where the target is as likely as any.
+    fn scores_case(n_rows: usize, start: usize, vocab: usize) -> Case {
+        let rows = Rows::targets(start as u32, n_rows.next_multiple_of(16) as u32);
+        let step = Step { n_targets: (start + n_rows) as u32, ..Default::default() };
+        let mut case = Case::new(format!("{n_rows} rows from {start}, {vocab}"), step);
+        let params = CrossEntropyParams::new(rows, vocab);
+        let stride = super::super::stride(vocab);
+        let mut logits = random_matrix(n_rows, vocab, 1);
+        let targets: Vec<u32> = (0..start + n_rows).map(|i| (i * 7919) as u32 % vocab as u32).collect();
+        // Every other target is the likeliest, one of these together with another token.
+        for row in (0..n_rows).step_by(2) {
+            logits[row * stride + targets[start + row] as usize] = 2.0;
+        }
+        logits[(targets[start] as usize + 1) % vocab] = 2.0;
+        let (losses, _) = cross_entropy_reference(&params, 1.0, &f64s(&logits), &targets[start..]);
+        let likeliest = |row: usize| {
+            let row_logits = &logits[row * stride..][..vocab];
+            row_logits.iter().all(|&other| other <= row_logits[targets[start + row] as usize])
+        };
+        let hits: Vec<f64> = (0..n_rows).map(|row| f64::from(u8::from(likeliest(row)))).collect();
+        assert!(n_rows < 2 || hits.contains(&0.0));
+        let losses_at = case.buffer(&vec![3.0f32; start + n_rows]);
+        let [logits_at, targets_at] = [case.buffer(&logits), case.buffer(&targets)];
+        let hits_at = case.buffer(&vec![7.0f32; start + n_rows]);
+        case.record(move |rec, b| {
+            let logits = Matrix { slice: b[logits_at], width: vocab };
+            cross_entropy_scores(rec, "scores", rows, logits, b[targets_at], b[losses_at], b[hits_at]);
+        });
+        let expected = [vec![3.0; start], losses].concat();
+        case.expect(losses_at, expected, Tolerance { abs: 1e-5, rel: 1e-6 });
+        case.expect(hits_at, [vec![7.0; start], hits].concat(), Tolerance { abs: 0.0, rel: 0.0 });
+        case
+    }
+
+    kernel_test!(
+        cross_entropy_scores_match,
+        [(1, 0, 1), (3, 5, 7), (17, 16, 1023)].map(|(n_rows, start, vocab)| scores_case(n_rows, start, vocab)).into()
     );
 
     #[test]

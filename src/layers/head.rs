@@ -3,7 +3,7 @@
 
 use super::{BatchView, Frozen, Norm, matrix};
 use crate::gpu::{Recording, Rows, Slice};
-use crate::kernels::cross_entropy::cross_entropy;
+use crate::kernels::cross_entropy::{cross_entropy, cross_entropy_scores};
 use crate::kernels::loss_sum::loss_sum;
 use crate::kernels::matmul::{Store, matmul, matmul_transposed};
 use crate::kernels::rms_norm::After;
@@ -43,12 +43,8 @@ impl Head<'_> {
         let d_normed = matrix(rec, "d_norm", all, hidden.width);
         let losses = rec.floats("losses", batch.max_targets as u64);
 
-        let vocab_size = self.weight.rows();
-        let chunk = (CHUNK_BYTES / (stride(vocab_size) * 4) / ROW_PAD).max(1) * ROW_PAD;
-        let chunk = chunk.min(batch.max_targets.next_multiple_of(ROW_PAD));
-        let logits = matrix(rec, "logits", Rows::targets(0, chunk as u32), vocab_size);
-        for start in (0..batch.max_targets).step_by(chunk) {
-            let rows = Rows::targets(start as u32, chunk.min(batch.max_targets - start) as u32);
+        let (logits, chunks) = self.chunks(rec, batch);
+        for (start, rows) in chunks {
             let x = normed.rows_from(start);
             let dx = d_normed.rows_from(start);
             for weight in self.weight.weights(rec) {
@@ -66,5 +62,30 @@ impl Head<'_> {
         self.norm.backward(rec, "norm", all, &saved, d_normed, d_gathered, false);
         rec.clear(d_hidden.slice);
         scatter_rows(rec, "d_rows", all, batch.target_rows, d_gathered.into(), d_hidden);
+    }
+    /// Of each target its cross-entropy into `losses` (f32 `[max_targets]`), and 1.0 into `hits` (as many) where no
+    /// token is likelier.
+    pub fn scores(&self, rec: &mut Recording, batch: &BatchView, hidden: Matrix, losses: Slice, hits: Slice) {
+        let all = Rows::targets(0, batch.max_targets as u32);
+        let gathered = matrix(rec, "rows", all, hidden.width);
+        gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
+        let (normed, _) = self.norm.forward(rec, "norm", all, gathered, After::Nothing);
+        let (logits, chunks) = self.chunks(rec, batch);
+        for (start, rows) in chunks {
+            for weight in self.weight.weights(rec) {
+                matmul(rec, "lm_head", rows, normed.rows_from(start), &weight, None, None, logits, Store::Replace);
+            }
+            cross_entropy_scores(rec, "scores", rows, logits, batch.target_ids, losses, hits);
+        }
+    }
+
+    /// Room for the logits of some targets, and which these are, by the first: a few at a time.
+    fn chunks(&self, rec: &mut Recording, batch: &BatchView) -> (Matrix, Vec<(usize, Rows)>) {
+        let vocab_size = self.weight.rows();
+        let chunk = (CHUNK_BYTES / (stride(vocab_size) * 4) / ROW_PAD).max(1) * ROW_PAD;
+        let chunk = chunk.min(batch.max_targets.next_multiple_of(ROW_PAD));
+        let logits = matrix(rec, "logits", Rows::targets(0, chunk as u32), vocab_size);
+        let rows = |start| Rows::targets(start as u32, chunk.min(batch.max_targets - start) as u32);
+        (logits, (0..batch.max_targets).step_by(chunk).map(|start| (start, rows(start))).collect())
     }
 }

@@ -403,6 +403,13 @@ impl Decoder {
         rec.scope("head", |rec| self.head().logits(rec, batch, hidden, logits));
     }
 
+    /// Of each target of the pass its cross-entropy into `losses` (f32 `[max_targets]`), and 1.0 into `hits` (as many)
+    /// where no token is likelier.
+    pub fn evaluate(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, losses: Slice, hits: Slice) {
+        let (hidden, _) = self.forward(rec, batch, adapter, None);
+        rec.scope("head", |rec| self.head().scores(rec, batch, hidden, losses, hits));
+    }
+
     /// Parts whose activations can be given up, in the order in which it costs least: the largest first, and of these
     /// the lowest layers', which the backward pass reaches when others' have gone.
     pub fn n_recomputable(&self) -> usize {

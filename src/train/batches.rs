@@ -27,6 +27,17 @@ impl Pass {
         self.targets.extend(next.filter(|(_, (_, supervised))| **supervised).map(|(row, (&id, _))| (row, id)));
     }
 
+    /// `examples` in passes of at most `max_tokens` tokens; none of them is longer than that.
+    pub fn packed(examples: &[&Example], max_tokens: usize) -> Vec<Self> {
+        let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
+        let passes = pack(&lengths, max_tokens).into_iter().map(|packed| {
+            let mut pass = Self::default();
+            packed.examples.iter().for_each(|&at| pass.push(&examples[at].ids, &examples[at].supervised));
+            pass
+        });
+        passes.collect()
+    }
+
     /// `step` with this pass's rows and the whole adapter.
     pub fn step(&self, step: Step) -> Step {
         let (n_tokens, n_targets) = (self.tokens.len() as u32, self.targets.len() as u32);
@@ -76,13 +87,7 @@ impl Batches {
     /// The passes of 0-based `step`, each of at most `max_tokens` tokens; no example is longer than that.
     pub fn passes(&self, step: usize, examples: &[Example], max_tokens: usize) -> Vec<Pass> {
         let chosen: Vec<&Example> = self.examples(step).into_iter().map(|at| &examples[at]).collect();
-        let lengths: Vec<usize> = chosen.iter().map(|example| example.ids.len()).collect();
-        let passes = pack(&lengths, max_tokens).into_iter().map(|packed| {
-            let mut pass = Pass::default();
-            packed.examples.iter().for_each(|&at| pass.push(&chosen[at].ids, &chosen[at].supervised));
-            pass
-        });
-        passes.collect()
+        Pass::packed(&chosen, max_tokens)
     }
 }
 

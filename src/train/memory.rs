@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::Trainer;
+use super::{Evaluator, Trainer};
 use crate::gpu::Gpu;
 use crate::lora::Adapter;
 use crate::model::Decoder;
@@ -36,7 +36,8 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Of training `adapter` on `model`, of `weights` bytes, with passes of up to `max_tokens` tokens, within
-    /// `budget` bytes in all: as much as possible is kept, and the rest computed again.
+    /// `budget` bytes in all: as much as possible is kept, and the rest computed again. `evaluates` says that there is
+    /// an [`Evaluator`] of passes as large beside it.
     ///
     /// Errors with `OutOfMemory` where not even keeping nothing fits.
     pub async fn new(
@@ -45,13 +46,15 @@ impl MemoryPlan {
         weights: u64,
         adapter: &Adapter,
         max_tokens: usize,
+        evaluates: bool,
         budget: Option<u64>,
     ) -> Result<Self> {
-        let all_kept = Self::on_paper(gpu, model, weights, adapter, max_tokens, 0).await?;
+        let on_paper = |recompute| Self::on_paper(gpu, model, weights, adapter, max_tokens, evaluates, recompute);
+        let all_kept = on_paper(0).await?;
         let Some(budget) = budget.filter(|budget| all_kept.total > *budget) else { return Ok(all_kept) };
         // The fewest parts that fit: memory falls, or stays, as more are given up.
         let (mut enough, mut too_few) = (model.n_recomputable(), 0);
-        let mut best = Self::on_paper(gpu, model, weights, adapter, max_tokens, enough).await?;
+        let mut best = on_paper(enough).await?;
         if best.total > budget {
             let [mib, have] = [best.total, budget].map(|bytes| bytes.div_ceil(1 << 20));
             return Err(Error::OutOfMemory {
@@ -64,7 +67,7 @@ impl MemoryPlan {
         }
         while enough - too_few > 1 {
             let middle = (enough + too_few) / 2;
-            let plan = Self::on_paper(gpu, model, weights, adapter, max_tokens, middle).await?;
+            let plan = on_paper(middle).await?;
             if plan.total <= budget {
                 (enough, best) = (middle, plan);
             } else {
@@ -82,12 +85,17 @@ impl MemoryPlan {
         weights: u64,
         adapter: &Adapter,
         max_tokens: usize,
+        evaluates: bool,
         recompute: usize,
     ) -> Result<Self> {
         let paper = Rc::new(Gpu::paper(gpu.info().clone()));
-        let trainer = Trainer::new(paper, model, adapter, max_tokens, recompute, &mut |_, _| ()).await?;
+        let trainer = Trainer::new(paper.clone(), model, adapter, max_tokens, recompute, &mut |_, _| ()).await?;
+        let evaluation = match evaluates {
+            true => Evaluator::new(paper, model, Some(adapter), max_tokens).await?.size_bytes(),
+            false => 0,
+        };
         let (adapter, optimizer) = (adapter.params().size_bytes(), trainer.optimizer_bytes());
-        let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes());
+        let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes() + evaluation);
         let workspace = all - optimizer - activations;
         let total = weights + adapter + all;
         let (recompute_cost, flops) = (0.0, trainer.pass_flops());

@@ -1,6 +1,6 @@
 //! What a run can be told, its ranges and its defaults.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::OptimStep;
 use crate::{Error, Result};
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub const MAX_TOKENS: usize = 32_768;
 
 /// How the learning rate goes after the warmup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// Half a cosine down to 0.
@@ -21,7 +21,7 @@ pub enum Schedule {
 }
 
 /// Settings of a run, with the names and meanings of transformers' `TrainingArguments` where it has them.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrainOptions {
     /// Optimiser steps; wins over `epochs`.
@@ -53,6 +53,14 @@ pub struct TrainOptions {
     pub max_grad_norm: f64,
     /// Order of the examples.
     pub seed: u64,
+    /// Steps between evaluations, where examples are held out; there is one after the last step too. Default: none.
+    pub eval_steps: Option<usize>,
+    /// An evaluation before the first step as well.
+    pub eval_on_start: bool,
+    /// Ends the run after so many evaluations in a row that were no better than the best. Default: never.
+    pub early_stopping_patience: Option<usize>,
+    /// Leaves the adapter as it was at the best evaluation, not as it is at the end.
+    pub load_best_model_at_end: bool,
 }
 
 impl Default for TrainOptions {
@@ -72,6 +80,10 @@ impl Default for TrainOptions {
             eps: 1e-8,
             max_grad_norm: 1.0,
             seed: 0,
+            eval_steps: None,
+            eval_on_start: false,
+            early_stopping_patience: None,
+            load_best_model_at_end: false,
         }
     }
 }
@@ -92,6 +104,18 @@ impl TrainOptions {
         count("batchSize", Some(self.batch_size), 1..=4096)?;
         count("tokensPerPass", self.tokens_per_pass, 16..=MAX_TOKENS)?;
         count("warmupSteps", self.warmup_steps, 0..=1_000_000)?;
+        count("evalSteps", self.eval_steps, 1..=1_000_000)?;
+        count("earlyStoppingPatience", self.early_stopping_patience, 1..=1_000_000)?;
+        let evaluates = self.eval_steps.is_some();
+        for (name, given) in [
+            ("evalOnStart", self.eval_on_start),
+            ("earlyStoppingPatience", self.early_stopping_patience.is_some()),
+            ("loadBestModelAtEnd", self.load_best_model_at_end),
+        ] {
+            if given && !evaluates {
+                return Err(setting(name, "given", "nothing where evalSteps is not given: it needs evaluations"));
+            }
+        }
         if let Some(epochs) = self.epochs {
             number("epochs", epochs, epochs > 0.0 && epochs <= 10_000.0, "above 0, at most 10000")?;
         }
@@ -176,6 +200,9 @@ mod tests {
             ("beta2", TrainOptions { beta2: -0.1, ..ok() }),
             ("eps", TrainOptions { eps: 0.0, ..ok() }),
             ("maxGradNorm", TrainOptions { max_grad_norm: f64::INFINITY, ..ok() }),
+            ("evalSteps", TrainOptions { eval_steps: Some(0), ..ok() }),
+            ("earlyStoppingPatience", TrainOptions { early_stopping_patience: Some(3), ..ok() }),
+            ("loadBestModelAtEnd", TrainOptions { load_best_model_at_end: true, ..ok() }),
         ] {
             match options.validate() {
                 Err(Error::BadSetting { name: named, .. }) => assert_eq!(named, name),

@@ -18,7 +18,7 @@ mod native {
     use std::time::Instant;
 
     use serde_json::json;
-    use web_lora::engine::{Engine, LoadOptions, LoraOptions};
+    use web_lora::engine::{Engine, LoadOptions, LoraOptions, TrainProgress};
     use web_lora::gpu::DeviceOptions;
     use web_lora::io::{ByteSource, FileSource};
     use web_lora::train::{Schedule, TrainOptions};
@@ -46,7 +46,7 @@ mod native {
         engine.start_training(options, &mut |_| ()).await.unwrap();
         let mut start = Instant::now();
         loop {
-            let (done, report) = engine.train_step().await.unwrap();
+            let TrainProgress { done, report, .. } = engine.train_step().await.unwrap();
             if let Some(report) = report {
                 let seconds = start.elapsed().as_secs_f64();
                 start = Instant::now();

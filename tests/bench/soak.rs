@@ -18,7 +18,7 @@ mod native {
     use std::time::Instant;
 
     use serde_json::json;
-    use web_lora::engine::{Engine, LoadOptions};
+    use web_lora::engine::{Engine, LoadOptions, TrainProgress};
     use web_lora::gpu::{Counts, DeviceOptions};
     use web_lora::io::{ByteSource, FileSource};
     use web_lora::train::TrainOptions;
@@ -46,7 +46,7 @@ mod native {
         let mut ms = vec![];
         let mut start = Instant::now();
         loop {
-            let (done, report) = engine.train_step().await.unwrap();
+            let TrainProgress { done, report, .. } = engine.train_step().await.unwrap();
             if report.is_some() {
                 ms.push(1e3 * start.elapsed().as_secs_f64());
                 start = Instant::now();

@@ -1,0 +1,188 @@
+//! The engine's training: a run from its first step to its last, or from where it was saved; evaluation; and the parts of
+//! a step, for loops of one's own.
+
+use super::options::{EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions};
+use super::reports::{BatchReport, OptimReport, Progress, TrainPlan, TrainProgress};
+use super::run::Run;
+use super::{DEFAULT_PASS, Engine, not_ready};
+use crate::data::{Dataset, Example};
+use crate::lora::Adapter;
+use crate::profile::Profile;
+use crate::train::{Evaluation, Evaluator, MemoryPlan, Pass, TrainOptions, Trainer};
+use crate::{Error, Result};
+
+impl Engine {
+    /// Compiles a run. Makes a default adapter where there is none.
+    pub async fn start_training(
+        &mut self,
+        options: TrainOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<TrainPlan> {
+        options.validate()?;
+        self.end_training();
+        self.evaluator = None;
+        let Some(dataset) = &self.dataset else { return not_ready("give examples first") };
+        let evaluates = options.eval_steps.is_some();
+        if evaluates && dataset.eval.is_empty() {
+            return not_ready("hold examples out first, to evaluate on: evalShare or evalData of the examples");
+        }
+        if self.adapter.is_none() {
+            self.new_adapter(LoraOptions::default())?;
+        }
+        let (Some(model), Some(dataset), Some((adapter, _))) = (&self.model, &self.dataset, &self.adapter) else {
+            return not_ready("load a model first");
+        };
+        let mut lengths: Vec<usize> = dataset.examples.iter().map(|example| example.ids.len()).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let held_out = if evaluates { longest(&dataset.eval) } else { 0 };
+        let longest = lengths[0].max(held_out);
+        let largest_step: usize = lengths.iter().take(options.batch_size).sum();
+        let max_tokens = match options.tokens_per_pass {
+            Some(tokens) if tokens < longest => {
+                let allowed = format!("at least {longest}, the length of the longest example");
+                return Err(Error::BadSetting { name: "tokensPerPass".into(), value: tokens.to_string(), allowed });
+            }
+            Some(tokens) => tokens,
+            None => largest_step.min(DEFAULT_PASS).max(longest),
+        };
+        let mut compile = |done: usize, total: usize| {
+            progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
+        };
+        let (gpu, decoder) = (&self.gpu, &model.decoder);
+        let (weights, budget) = (model.weight_bytes, options.memory_budget);
+        let memory = MemoryPlan::new(gpu, decoder, weights, adapter, max_tokens, evaluates, budget).await?;
+        let trainer = Trainer::new(gpu.clone(), decoder, adapter, max_tokens, memory.recompute, &mut compile).await?;
+        let evaluator = match evaluates {
+            true => Some(Evaluator::new(gpu.clone(), decoder, Some(adapter), max_tokens).await?),
+            false => None,
+        };
+        let batch_size = options.batch_size;
+        let run = Run::new(gpu, adapter, dataset, options, trainer, evaluator);
+        let plan = TrainPlan {
+            steps: run.total(),
+            batch_size,
+            tokens_per_pass: max_tokens,
+            passes: run.passes(0, dataset).len(),
+            tokens_per_epoch: lengths.iter().sum(),
+            memory,
+            dispatches: run.trainer.n_dispatches(),
+        };
+        self.run = Some(run);
+        Ok(plan)
+    }
+
+    /// Goes one step on and reports the step before it (the same one on a software GPU, where waiting costs nothing). Where
+    /// an evaluation is due, a call runs one of its passes instead, so that no call takes much longer than a step.
+    pub async fn train_step(&mut self) -> Result<TrainProgress> {
+        let gpu = self.gpu.clone();
+        let (run, adapter, dataset, steps) = self.running()?;
+        let progress = run.advance(&gpu, adapter, dataset).await?;
+        *steps = run.steps_taken();
+        Ok(progress)
+    }
+
+    /// The run as bytes, for [`Engine::load_state`].
+    pub async fn save_state(&mut self) -> Result<Vec<u8>> {
+        let gpu = self.gpu.clone();
+        let (run, adapter, ..) = self.running()?;
+        run.save(&gpu, adapter).await
+    }
+
+    /// Takes the run up, just started, where one with the same model, examples, adapter settings and options was saved:
+    /// it ends in the same bytes as that one would have.
+    pub async fn load_state(&mut self, state: &[u8]) -> Result<()> {
+        let gpu = self.gpu.clone();
+        let (run, adapter, _, steps) = self.running()?;
+        run.load(&gpu, adapter, state).await?;
+        *steps = run.steps_taken();
+        Ok(())
+    }
+
+    /// The scores of the model with its adapter on the examples held out, or on those trained on. `progress` returns false
+    /// to stop.
+    pub async fn evaluate(
+        &mut self,
+        options: EvaluateOptions,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Evaluation> {
+        let Some(dataset) = &self.dataset else { return not_ready("give examples first") };
+        let Some(model) = &self.model else { return not_ready("load a model first") };
+        let examples = match options.data {
+            EvaluateOn::Eval => &dataset.eval,
+            EvaluateOn::Train => &dataset.examples,
+        };
+        if examples.is_empty() {
+            return not_ready("hold examples out first, to evaluate on: evalShare or evalData of the examples");
+        }
+        let longest = longest(examples);
+        let fits = |evaluator: &Option<Evaluator>| evaluator.as_ref().is_some_and(|e| e.max_tokens() >= longest);
+        let running = self.run.as_ref().map_or(&None, |run| &run.evaluator);
+        if !fits(running) && !fits(&self.evaluator) {
+            let (adapter, max_tokens) = (self.adapter.as_ref().map(|(adapter, _)| adapter), longest.max(DEFAULT_PASS));
+            self.evaluator = Some(Evaluator::new(self.gpu.clone(), &model.decoder, adapter, max_tokens).await?);
+        }
+        let evaluator = if fits(running) { running } else { &self.evaluator };
+        let Some(evaluator) = evaluator else { unreachable!("made above") };
+        let mut passes = |done: usize, total: usize| {
+            progress(Progress { phase: "evaluate", loaded: done as u64, total: total as u64 })
+        };
+        evaluator.evaluate(examples, options.strength, &mut passes).await
+    }
+
+    /// Adds to the gradients those of `weight` times the mean loss over the supervised tokens of some examples, by their
+    /// place in the data. Of a run that was started.
+    pub async fn forward_backward(&mut self, examples: &[usize], weight: f32) -> Result<BatchReport> {
+        let (run, _, dataset, _) = self.running()?;
+        let n = dataset.examples.len();
+        let bad = |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
+        if let Some(at) = examples.iter().find(|&&at| at >= n) {
+            return Err(bad("examples", at.to_string(), format!("numbers below {n}, as many as there are examples")));
+        }
+        if examples.is_empty() {
+            return Err(bad("examples", "empty".into(), "one or more".into()));
+        }
+        if !weight.is_finite() || weight == 0.0 {
+            return Err(bad("weight", weight.to_string(), "a number other than 0".into()));
+        }
+        let chosen: Vec<&Example> = examples.iter().map(|&at| &dataset.examples[at]).collect();
+        let passes = Pass::packed(&chosen, run.trainer.max_tokens());
+        let loss = run.trainer.accumulate(&passes, weight).await?;
+        let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
+        let supervised_tokens = passes.iter().map(|pass| pass.targets.len()).sum();
+        Ok(BatchReport { loss, tokens, supervised_tokens })
+    }
+
+    /// The optimiser's step over the gradients added up, which are zero afterwards. Of a run that was started, whose next
+    /// step it is.
+    pub async fn optim_step(&mut self, options: OptimOptions) -> Result<OptimReport> {
+        let (run, _, _, steps) = self.running()?;
+        let report = run.optim_step(options).await?;
+        *steps = run.steps_taken();
+        Ok(report)
+    }
+
+    /// Times every kernel of the run's next step (or its first, where it has ended), which is not taken: nothing changes.
+    pub async fn profile(&self) -> Result<Profile> {
+        let (Some(run), Some(dataset)) = (&self.run, &self.dataset) else {
+            return not_ready("start training first");
+        };
+        run.trainer.profile(&run.passes(run.steps_taken() % run.total(), dataset)).await
+    }
+
+    /// Frees what training needs; the adapter stays.
+    pub fn end_training(&mut self) {
+        self.run = None;
+    }
+
+    /// A run and what it is of, and the count of the adapter's steps.
+    fn running(&mut self) -> Result<(&mut Run, &Adapter, &Dataset, &mut usize)> {
+        match (&mut self.run, &self.dataset, &mut self.adapter) {
+            (Some(run), Some(dataset), Some((adapter, steps))) => Ok((run, adapter, dataset, steps)),
+            _ => not_ready("start training first"),
+        }
+    }
+}
+
+fn longest(examples: &[Example]) -> usize {
+    examples.iter().map(|example| example.ids.len()).max().unwrap_or(0)
+}

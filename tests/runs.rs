@@ -1,0 +1,136 @@
+//! Runs that are saved and taken up, evaluated and ended early, and steps taken by hand, on a tiny chat model. Natively
+//! and, as wasm, in a browser.
+
+#[macro_use]
+mod tiny;
+
+use tiny::{DATA, engine, options};
+use web_lora::Error;
+use web_lora::engine::{Engine, EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions};
+use web_lora::train::TrainOptions;
+
+#[cfg(target_arch = "wasm32")]
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
+
+/// An engine with examples and an adapter, its run started.
+async fn started(options: TrainOptions) -> Engine {
+    let mut engine = engine().await;
+    engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).unwrap();
+    engine.start_training(options, &mut |_| ()).await.unwrap();
+    engine
+}
+
+/// Goes to the end of the run: the losses told on the way.
+async fn finish(engine: &mut Engine) -> Vec<f32> {
+    let mut losses = vec![];
+    loop {
+        let progress = engine.train_step().await.unwrap();
+        losses.extend(progress.report.map(|report| report.loss));
+        if progress.done {
+            return losses;
+        }
+    }
+}
+
+engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
+    let options = || TrainOptions { weight_decay: 0.01, ..options(9) };
+    let mut whole = started(options()).await;
+    let losses = finish(&mut whole).await;
+    let expected = whole.save_adapter().await.unwrap();
+    for at in [0, 1, 4, 8, 9] {
+        let mut first = started(options()).await;
+        let mut told = 0;
+        for _ in 0..at {
+            told += usize::from(first.train_step().await.unwrap().report.is_some());
+        }
+        let state = first.save_state().await.unwrap();
+        drop(first);
+
+        // As after a crash: another engine, and an adapter that is not the saved one.
+        let mut second = started(options()).await;
+        second.load_state(&state).await.unwrap();
+        assert_eq!(second.adapter_info().unwrap().trained_steps, at);
+        assert_eq!(finish(&mut second).await, losses[told..], "from step {at}");
+        assert!(second.save_adapter().await.unwrap() == expected, "from step {at}");
+    }
+});
+
+engine_test!(another_runs_state_is_refused, async {
+    let mut engine = started(options(3)).await;
+    let state = engine.save_state().await.unwrap();
+    let other = |result: Result<(), Error>, what: &str| match result {
+        Err(Error::BadSetting { name, value, .. }) => {
+            assert_eq!((name.as_str(), value.contains(what)), ("resume", true))
+        }
+        result => panic!("{what}: {result:?}"),
+    };
+    let mut longer = started(options(4)).await;
+    other(longer.load_state(&state).await, "options");
+    let data: String = DATA.lines().rev().map(|line| format!("{line}\n")).collect();
+    longer.load_dataset("data.jsonl", data.as_bytes(), None).unwrap();
+    longer.start_training(options(3), &mut |_| ()).await.unwrap();
+    other(longer.load_state(&state).await, "examples");
+    longer.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    longer.new_adapter(LoraOptions { r: 4, ..Default::default() }).unwrap();
+    longer.start_training(options(3), &mut |_| ()).await.unwrap();
+    other(longer.load_state(&state).await, "adapter");
+    assert_eq!(engine.load_state(&state[..state.len() / 2]).await.unwrap_err().code(), "bad_file");
+    // What was refused has changed nothing.
+    engine.load_state(&state).await.unwrap();
+    assert!(engine.save_state().await.unwrap() == state);
+});
+
+engine_test!(evaluating_is_training_without_learning, async {
+    // All four examples are a batch, so that the first step's loss is that of the data.
+    let mut engine = started(TrainOptions { batch_size: 4, ..options(12) }).await;
+    let train = EvaluateOptions { data: EvaluateOn::Train, ..Default::default() };
+    let before = engine.evaluate(train, &mut |_| true).await.unwrap();
+    let losses = finish(&mut engine).await;
+    // The same sums in another order.
+    assert!((before.loss - f64::from(losses[0])).abs() < 1e-5 * before.loss, "{before:?} {losses:?}");
+    assert_eq!(before.perplexity, before.loss.exp());
+    let report = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    assert_eq!((before.examples, before.tokens), (4, report.supervised_tokens));
+    let after = engine.evaluate(train, &mut |_| true).await.unwrap();
+    assert!(after.loss < before.loss && after.accuracy > before.accuracy, "{before:?} {after:?}");
+    let base = engine.evaluate(EvaluateOptions { strength: 0.0, ..train }, &mut |_| true).await.unwrap();
+    assert_eq!(base, before, "at strength 0 the model is the base, and B was zero at first");
+
+    let held_out = engine.evaluate(EvaluateOptions::default(), &mut |_| true).await;
+    assert_eq!(held_out.unwrap_err().code(), "not_ready");
+    assert_eq!(engine.evaluate(train, &mut |_| false).await.unwrap_err(), Error::Cancelled);
+});
+
+engine_test!(steps_by_hand_are_the_runs_own, async {
+    let options = || TrainOptions { batch_size: 4, max_grad_norm: 0.5, ..options(5) };
+    let mut run = started(options()).await;
+    let losses = finish(&mut run).await;
+    let mut by_hand = started(options()).await;
+    for (step, loss) in losses.iter().enumerate() {
+        // As the run packs them, so that even the order of its sums is the same.
+        let batch = by_hand.forward_backward(&run_order(step), 1.0).await.unwrap();
+        assert_eq!(batch.loss, *loss);
+        let report = by_hand.optim_step(OptimOptions::default()).await.unwrap();
+        assert_eq!((report.step, report.skipped), (step + 1, false));
+    }
+    assert!(by_hand.save_adapter().await.unwrap() == run.save_adapter().await.unwrap());
+
+    // Halves of two calls are the mean of both.
+    let half = by_hand.forward_backward(&[0, 1], 0.5).await.unwrap();
+    by_hand.forward_backward(&[2, 3], 0.5).await.unwrap();
+    assert!(half.tokens > half.supervised_tokens && half.supervised_tokens > 0);
+    let still = OptimOptions { learning_rate: Some(0.0), ..Default::default() };
+    let before = by_hand.save_adapter().await.unwrap();
+    let halves = by_hand.optim_step(still).await.unwrap().grad_norm;
+    assert!(halves > 0.0 && by_hand.optim_step(still).await.unwrap().grad_norm == 0.0, "gradients are used up");
+    assert!(by_hand.save_adapter().await.unwrap() == before);
+    for (examples, weight) in [(vec![4], 1.0), (vec![], 1.0), (vec![0], f32::NAN), (vec![0], 0.0)] {
+        assert_eq!(by_hand.forward_backward(&examples, weight).await.unwrap_err().code(), "bad_setting");
+    }
+});
+
+/// The examples of a step in the order of the run of seed 0.
+fn run_order(step: usize) -> Vec<usize> {
+    web_lora::train::Batches::new(4, 4, 0).examples(step)
+}
