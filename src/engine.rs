@@ -234,6 +234,23 @@ impl Engine {
         Ok(report)
     }
 
+    /// Holds a share of the examples out to evaluate on: above 0, at most a half, chosen by `seed`. At least one example
+    /// each is held out and left.
+    pub fn hold_out(&mut self, share: f64, seed: u64) -> Result<DatasetReport> {
+        let Some(dataset) = &mut self.dataset else { return not_ready("give examples first") };
+        if !(share > 0.0 && share <= 0.5) {
+            let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
+            return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
+        }
+        if dataset.examples.len() < 2 {
+            return not_ready("one example is too few to hold any out");
+        }
+        dataset.hold_out(share, seed);
+        let report = dataset.report();
+        self.end_training();
+        Ok(report)
+    }
+
     /// Forgets the examples.
     pub fn clear_dataset(&mut self) {
         self.end_training();

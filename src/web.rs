@@ -45,6 +45,8 @@ struct CreateOptions {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct DatasetOptions {
     max_length: Option<usize>,
+    eval_share: f64,
+    seed: u64,
 }
 
 #[derive(Deserialize)]
@@ -110,11 +112,15 @@ impl Engine {
         to_js(&self.engine.plan_memory(&sources(&files)?, options).await.map_err(to_js_error)?)
     }
 
-    /// Reads examples and reports on them. Options: `maxLength`.
+    /// Reads examples and reports on them. Options: `maxLength`, `evalShare`, `seed`.
     #[wasm_bindgen(js_name = loadDataset)]
     pub fn load_dataset(&mut self, file: &str, bytes: &[u8], options: JsValue) -> JsResult<JsValue> {
         let options: DatasetOptions = from_js("options", options)?;
-        to_js(&self.engine.load_dataset(file, bytes, options.max_length).map_err(to_js_error)?)
+        let mut report = self.engine.load_dataset(file, bytes, options.max_length).map_err(to_js_error)?;
+        if options.eval_share != 0.0 {
+            report = self.engine.hold_out(options.eval_share, options.seed).map_err(to_js_error)?;
+        }
+        to_js(&report)
     }
 
     /// Forgets the examples.

@@ -134,3 +134,79 @@ engine_test!(steps_by_hand_are_the_runs_own, async {
 fn run_order(step: usize) -> Vec<usize> {
     web_lora::train::Batches::new(4, 4, 0).examples(step)
 }
+
+/// Examples of which every fourth kind of answer is held out now and then.
+fn data() -> String {
+    (0..12)
+        .map(|at| format!("{{\"prompt\": \"one {}\", \"completion\": \" two\"}}\n", ["a", "b", "c", "d"][at % 4]))
+        .collect()
+}
+
+async fn started_with_eval(options: TrainOptions) -> Engine {
+    let mut engine = engine().await;
+    engine.load_dataset("data.jsonl", data().as_bytes(), None).unwrap();
+    let report = engine.hold_out(0.25, 1).unwrap();
+    assert_eq!((report.examples, report.eval_examples), (9, 3));
+    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).unwrap();
+    let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
+    assert_eq!(plan.memory.total, engine.allocated_bytes(), "the evaluation's memory is planned too");
+    engine
+}
+
+/// To the end: steps and losses of the evaluations, and the step at which it ended.
+async fn evaluations(engine: &mut Engine) -> (Vec<(usize, f64, bool)>, usize, bool) {
+    let (mut seen, mut step) = (vec![], engine.adapter_info().unwrap().trained_steps);
+    loop {
+        let progress = engine.train_step().await.unwrap();
+        if let Some(report) = progress.report {
+            step = report.step;
+        }
+        if let Some(evaluation) = progress.evaluation {
+            assert_eq!(evaluation.step, step, "an evaluation comes after its step's report");
+            seen.push((step, evaluation.scores.loss, evaluation.best));
+        }
+        if progress.done {
+            return (seen, step, progress.stopped_early);
+        }
+    }
+}
+
+engine_test!(evaluations_come_when_they_are_due_and_the_best_is_kept, async {
+    let every = |n| TrainOptions { eval_steps: Some(n), eval_on_start: true, ..options(10) };
+    let mut engine = started_with_eval(every(4)).await;
+    let (seen, ..) = evaluations(&mut engine).await;
+    assert_eq!(seen.iter().map(|(step, ..)| *step).collect::<Vec<_>>(), [0, 4, 8, 10]);
+    assert!(seen[1].1 < seen[0].1 && seen[0].2, "{seen:?}");
+    // The run's last is what evaluating afterwards says.
+    let after = engine.evaluate(EvaluateOptions::default(), &mut |_| true).await.unwrap();
+    assert_eq!((after.loss, after.examples), (seen[3].1, 3));
+
+    // A rate that destroys what was learned: the run ends early, and the best adapter comes back.
+    let wild = TrainOptions {
+        learning_rate: 0.5,
+        early_stopping_patience: Some(2),
+        load_best_model_at_end: true,
+        eval_steps: Some(1),
+        eval_on_start: true,
+        ..options(40)
+    };
+    let mut engine = started_with_eval(wild.clone()).await;
+    let (seen, step, early) = evaluations(&mut engine).await;
+    let best = seen.iter().rposition(|(.., best)| *best).unwrap();
+    assert!(early && step < 40 && seen.len() == best + 3, "{seen:?}");
+    let after = engine.evaluate(EvaluateOptions::default(), &mut |_| true).await.unwrap();
+    assert_eq!(after.loss, seen[best].1);
+
+    // So it does when it is cut off in between.
+    let expected = engine.save_adapter().await.unwrap();
+    let mut first = started_with_eval(wild.clone()).await;
+    for _ in 0..4 {
+        first.train_step().await.unwrap();
+    }
+    let state = first.save_state().await.unwrap();
+    let mut second = started_with_eval(wild).await;
+    second.load_state(&state).await.unwrap();
+    let (again, again_step, again_early) = evaluations(&mut second).await;
+    assert_eq!((again_step, again_early), (step, early));
+    assert!(seen.ends_with(&again) && second.save_adapter().await.unwrap() == expected);
+});

@@ -1,5 +1,10 @@
 //! A file of examples, ready to train on, and what to show of it.
 
+use std::collections::BTreeSet;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::examples::Written;
@@ -69,6 +74,19 @@ impl Dataset {
         }
     }
 
+    /// Holds `share` of the examples out, those that a shuffle by `seed` puts first: at least one, and never all.
+    pub fn hold_out(&mut self, share: f64, seed: u64) {
+        let n = self.examples.len();
+        let n_eval = ((n as f64 * share).round() as usize).max(1).min(n.saturating_sub(1));
+        let mut order: Vec<usize> = (0..n).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let held_out: BTreeSet<usize> = order.into_iter().take(n_eval).collect();
+        let examples = std::mem::take(&mut self.examples).into_iter().enumerate();
+        let (eval, train): (Vec<_>, Vec<_>) = examples.partition(|(at, _)| held_out.contains(at));
+        let list = |pairs: Vec<(usize, Example)>| pairs.into_iter().map(|(_, example)| example).collect();
+        (self.examples, self.eval) = (list(train), list(eval));
+    }
+
     /// What a person wants to see of it before training.
     pub fn report(&self) -> DatasetReport {
         DatasetReport {
@@ -78,6 +96,7 @@ impl Dataset {
             supervised_tokens: self.examples.iter().map(Example::supervised_tokens).sum(),
             truncated: self.examples.iter().filter(|example| example.truncated).count(),
             longest: self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0),
+            eval_examples: self.eval.len(),
             errors: self.errors.clone(),
             preview: self.preview.clone(),
         }
@@ -100,6 +119,8 @@ pub struct DatasetReport {
     pub truncated: usize,
     /// Tokens of the longest.
     pub longest: usize,
+    /// Examples held out, which are in no other number here.
+    pub eval_examples: usize,
     /// Lines that are not used.
     pub errors: Vec<LineError>,
     /// The first examples as the model sees them.

@@ -21,6 +21,7 @@ const PHASES: Record<Progress['phase'], string> = {
   open: 'Opening the model',
   weights: 'Moving the weights to the GPU',
   compile: 'Getting the GPU ready',
+  evaluate: 'Evaluating',
 };
 /** Loads a model; a failure is told in the element given, or at the end of the step. */
 export type Load = (source: ModelSource, error?: HTMLElement) => void;

@@ -17,9 +17,12 @@ import type {
   AdapterFiles,
   AdapterInfo,
   AdapterOptions,
+  BatchReport,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  EvaluateOptions,
+  Evaluation,
   Forecast,
   GenerateCallbacks,
   GenerateOptions,
@@ -29,10 +32,14 @@ import type {
   LoadModelOptions,
   ModelInfo,
   ModelSource,
+  OptimOptions,
+  OptimReport,
   PlanMemoryOptions,
   Profile,
+  Progress,
   TrainCallbacks,
   TrainOptions,
+  TrainPlan,
   TrainResult,
 } from './types.js';
 
@@ -181,13 +188,69 @@ export class Engine {
   /** Trains the adapter on the examples. Stopping by `signal` is an end like any other and does not reject. */
   async train(options: TrainOptions = {}, callbacks: TrainCallbacks = {}): Promise<TrainResult> {
     checkSettings(options);
-    const onEvent = (event: CommandEvent) => {
-      if (event.type === 'progress') callbacks.onProgress?.(event.progress);
-      if (event.type === 'plan') callbacks.onPlan?.(event.plan);
-      if (event.type === 'step') callbacks.onStep?.(event.step);
-      if (event.type === 'adapter') this.#lastAdapter = event.files;
-    };
-    return this.#call('train', { options }, { onEvent, signal: callbacks.signal });
+    const { run, resume, signal } = callbacks;
+    // Only a page can ask that what is kept be not the first to go.
+    if (run !== undefined) await navigator.storage.persist().catch(() => false);
+    return this.#call('train', { options, run, resume }, { onEvent: this.#training(callbacks), signal });
+  }
+
+  /**
+   * Goes on with a run that is kept, from its newest checkpoint to its end. Its model is loaded unless it is there, its
+   * examples and adapter take the place of those there are. Rejects with `not_ready` where the model was a file of this
+   * device that must be chosen again.
+   */
+  async resumeRun(id: string, callbacks: Omit<TrainCallbacks, 'run' | 'resume'> = {}): Promise<TrainResult> {
+    return this.#call('resumeRun', { run: id }, { onEvent: this.#training(callbacks), signal: callbacks.signal });
+  }
+
+  /** The scores of the model with its adapter on the examples held out, or on those trained on. */
+  async evaluate(
+    options: EvaluateOptions = {},
+    { onProgress, signal }: { onProgress?: (progress: Progress) => void; signal?: AbortSignal } = {},
+  ): Promise<Evaluation> {
+    checkSettings(options);
+    const onEvent = (event: CommandEvent) => event.type === 'progress' && onProgress?.(event.progress);
+    return this.#call('evaluate', { options }, { onEvent, signal });
+  }
+
+  /**
+   * Gets a training ready for steps by hand: {@link forwardBackward} as often as you like, then {@link optimStep}, and so
+   * on; {@link endTraining} at the end.
+   */
+  async startTraining(options: TrainOptions = {}): Promise<TrainPlan> {
+    checkSettings(options);
+    return this.#call('startTraining', { options });
+  }
+
+  /**
+   * Adds to the gradients those of `weight` times the mean loss of some examples, named by their place in the data. As in
+   * PyTorch, what is added up waits for the optimiser's step.
+   */
+  async forwardBackward(examples: readonly number[], weight = 1): Promise<BatchReport> {
+    for (const at of examples) checkSettings({ examples: at });
+    checkSettings({ weight });
+    return this.#call('forwardBackward', { examples, weight });
+  }
+
+  /** AdamW's step over the gradients added up, which are zero afterwards. */
+  async optimStep(options: OptimOptions = {}): Promise<OptimReport> {
+    checkSettings(options);
+    return this.#call('optimStep', { options });
+  }
+
+  /** The training under way as bytes: adapter, moments, step. */
+  async saveState(): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#call('saveState', {});
+  }
+
+  /** Takes a training that was just started with the same model, examples, adapter and options to where it was saved. */
+  async loadState(state: Uint8Array<ArrayBuffer>): Promise<void> {
+    await this.#call('loadState', { state });
+  }
+
+  /** Frees what training by hand needs; the adapter stays. */
+  async endTraining(): Promise<void> {
+    await this.#call('endTraining', {});
   }
 
   /** Times every kernel of one step of a training with these options. The adapter stays as it is. */
@@ -207,6 +270,21 @@ export class Engine {
   dispose(): void {
     this.#stop({ code: 'disposed', message: 'The engine was disposed of.' });
     this.#worker.terminate();
+  }
+
+  /** Hands on what a training tells. */
+  #training(callbacks: TrainCallbacks): (event: CommandEvent) => void {
+    return (event) => {
+      if (event.type === 'progress') callbacks.onProgress?.(event.progress);
+      if (event.type === 'run') callbacks.onRun?.(event.run);
+      if (event.type === 'plan') callbacks.onPlan?.(event.plan);
+      if (event.type === 'step') callbacks.onStep?.(event.step);
+      if (event.type === 'evaluation') callbacks.onEval?.(event.evaluation);
+      if (event.type === 'sample') callbacks.onSample?.(event.sample);
+      if (event.type === 'saved') callbacks.onSaved?.(event.step);
+      if (event.type === 'unsaved') callbacks.onUnsaved?.(new WebLoraError(event.error));
+      if (event.type === 'adapter') this.#lastAdapter = event.files;
+    };
   }
 
   #call<Name extends CommandName>(

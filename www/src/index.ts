@@ -3,5 +3,6 @@
 export { createEngine, type Engine } from './client.js';
 export { WebLoraError, type ErrorCode } from './errors.js';
 export { hubCache, listHubFiles } from './hub/index.js';
+export { runs } from './runs/index.js';
 export { packAdapter, type AdapterCard } from './adapter-files.js';
 export type * from './types.js';

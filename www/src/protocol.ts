@@ -5,19 +5,27 @@ import type {
   AdapterFiles,
   AdapterInfo,
   AdapterOptions,
+  BatchReport,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  EvalStep,
+  EvaluateOptions,
+  Evaluation,
   Forecast,
   GenerateOptions,
   GenerateResult,
   HubSource,
+  LoadDatasetOptions,
   LoadModelOptions,
   ModelInfo,
+  OptimOptions,
+  OptimReport,
   PlanMemoryOptions,
   Products,
   Profile,
   Progress,
+  Sample,
   TrainOptions,
   TrainPlan,
   TrainResult,
@@ -36,7 +44,7 @@ export interface Commands {
   loadDataset: {
     file: string;
     bytes: Uint8Array<ArrayBuffer>;
-    options: { maxLength?: number };
+    options: LoadDatasetOptions;
     result: DatasetReport;
   };
   clearDataset: { result: undefined };
@@ -44,7 +52,15 @@ export interface Commands {
   loadAdapter: { files: AdapterFiles; result: AdapterInfo };
   adapterInfo: { result: AdapterInfo | undefined };
   saveAdapter: { result: AdapterFiles };
-  train: { options: TrainOptions; result: TrainResult };
+  train: { options: TrainOptions; run?: string | undefined; resume?: Uint8Array<ArrayBuffer> | undefined; result: TrainResult };
+  resumeRun: { run: string; result: TrainResult };
+  startTraining: { options: TrainOptions; result: TrainPlan };
+  forwardBackward: { examples: readonly number[]; weight: number; result: BatchReport };
+  optimStep: { options: OptimOptions; result: OptimReport };
+  saveState: { result: Uint8Array<ArrayBuffer> };
+  loadState: { state: Uint8Array<ArrayBuffer>; result: undefined };
+  endTraining: { result: undefined };
+  evaluate: { options: EvaluateOptions; result: Evaluation };
   profile: { options: TrainOptions; result: Profile };
   generate: { options: GenerateOptions; result: GenerateResult };
 }
@@ -73,6 +89,11 @@ export type CommandEvent =
   | { type: 'progress'; progress: Progress }
   | { type: 'plan'; plan: TrainPlan }
   | { type: 'step'; step: TrainStep }
+  | { type: 'evaluation'; evaluation: EvalStep }
+  | { type: 'sample'; sample: Sample }
+  | { type: 'run'; run: string }
+  | { type: 'saved'; step: number }
+  | { type: 'unsaved'; error: ErrorData }
   | { type: 'token'; text: string }
   /** A copy of the adapter under training, for the main thread to keep in case the worker or GPU goes away. */
   | { type: 'adapter'; files: AdapterFiles };

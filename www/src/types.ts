@@ -1,5 +1,7 @@
 /** What users of the package pass in and get back. Names follow Hugging Face, PEFT and PyTorch, in camelCase. */
 
+import type { WebLoraError } from './errors.js';
+
 /** The GPU that the engine found. */
 export interface DeviceInfo {
   name: string;
@@ -121,7 +123,7 @@ export interface LoadModelOptions {
 
 export interface Progress {
   /** `wait`: another tab is downloading this model. `verify`: what there is of it is read again. */
-  phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile';
+  phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile' | 'evaluate';
   /** Bytes or pipelines done, out of `total`. */
   loaded: number;
   total: number;
@@ -169,6 +171,10 @@ export interface LoadDatasetOptions {
   name?: string;
   /** Longer examples are cut to this many tokens. */
   maxLength?: number;
+  /** Share of the examples that is held out to evaluate on, at most 0.5. Default: none. */
+  evalShare?: number;
+  /** Which these are. */
+  seed?: number;
 }
 
 /** What is in a file of examples, after templates, tokens and masks. */
@@ -182,6 +188,8 @@ export interface DatasetReport {
   truncated: number;
   /** Tokens in the longest example. */
   longest: number;
+  /** Examples held out, which are in no other number here. */
+  evalExamples: number;
   /** Lines that were left out, and why. */
   errors: { line: number; message: string }[];
   /** The first examples as the model sees them. */
@@ -252,13 +260,39 @@ export interface TrainOptions {
   eps?: number;
   maxGradNorm?: number;
   seed?: number;
+  /** Steps between evaluations, where examples are held out; there is one after the last step too. Default: none. */
+  evalSteps?: number;
+  /** An evaluation before the first step as well. */
+  evalOnStart?: boolean;
+  /** Ends the run after so many evaluations in a row that were no better than the best. */
+  earlyStoppingPatience?: number;
+  /** Leaves the adapter as it was at the best evaluation, not as it is at the end. */
+  loadBestModelAtEnd?: boolean;
+  /** Answered every `sampleSteps` steps and at the end, each as a chat where the model has a template. */
+  samplePrompts?: readonly string[];
+  /** Default: a tenth of all steps. */
+  sampleSteps?: number;
+  /** Steps between checkpoints of a run that is kept. Default: as many as take 20 seconds. */
+  saveSteps?: number;
 }
 
 export interface TrainCallbacks {
+  /** Keeps the run in the tab's storage, under this name, from where `resumeRun` can go on with it. */
+  run?: string;
+  /** What `saveState` gave: goes on there, and ends in the same bytes as a run that was never stopped. */
+  resume?: Uint8Array<ArrayBuffer>;
   onProgress?: (progress: Progress) => void;
   /** The step is compiled and fits; the first one starts. */
   onPlan?: (plan: TrainPlan) => void;
   onStep?: (step: TrainStep) => void;
+  onEval?: (evaluation: EvalStep) => void;
+  onSample?: (sample: Sample) => void;
+  /** The run is kept under this id. */
+  onRun?: (id: string) => void;
+  /** A checkpoint is written: nothing up to this step can be lost any more. */
+  onSaved?: (step: number) => void;
+  /** A checkpoint could not be written. The training goes on, and the next one is tried. */
+  onUnsaved?: (error: WebLoraError) => void;
   /** Stops after the step under way. What was learned until then is kept. */
   signal?: AbortSignal;
 }
@@ -330,7 +364,118 @@ export interface TrainStep {
 export interface TrainResult {
   /** Steps done. */
   steps: number;
-  stopped: 'end' | 'cancelled';
+  /** `early`: evaluations had ceased to get better. */
+  stopped: 'end' | 'cancelled' | 'early';
+  /** Where there were evaluations, the best: with `loadBestModelAtEnd` the adapter is as it was then. */
+  best?: EvalStep;
+}
+
+/** Scores over some examples. */
+export interface Evaluation {
+  /** Mean cross-entropy of their supervised tokens, in nats. */
+  loss: number;
+  /** `exp(loss)`: among how many tokens the model might as well have guessed. */
+  perplexity: number;
+  /** Share of the supervised tokens that the model holds to be the likeliest, each after the true ones before it. */
+  accuracy: number;
+  /** Share of the examples that a model which always says the likeliest would answer word for word. */
+  exactMatch: number;
+  examples: number;
+  /** Supervised ones. */
+  tokens: number;
+}
+
+/** An evaluation in the course of a run. */
+export interface EvalStep extends Evaluation {
+  /** After how many steps. */
+  step: number;
+  /** No earlier one had so low a loss. */
+  best: boolean;
+}
+
+export interface EvaluateOptions {
+  /** Those held out (the default), or those trained on. */
+  data?: 'eval' | 'train';
+  /** Of the adapter; 0 is the base model. */
+  strength?: number;
+}
+
+/** An answer in the course of a run. */
+export interface Sample {
+  /** After how many steps. */
+  step: number;
+  prompt: string;
+  text: string;
+}
+
+/** What `forwardBackward` went through. */
+export interface BatchReport {
+  /** Mean cross-entropy over its supervised tokens. */
+  loss: number;
+  tokens: number;
+  supervisedTokens: number;
+}
+
+/** AdamW's numbers for one step; what is left out is as the options of the run have it. */
+export interface OptimOptions {
+  learningRate?: number;
+  weightDecay?: number;
+  maxGradNorm?: number;
+}
+
+/** What `optimStep` did. */
+export interface OptimReport {
+  /** 1-based. */
+  step: number;
+  gradNorm: number;
+  learningRate: number;
+  /** True where the gradients were not finite and the adapter was left alone. */
+  skipped: boolean;
+}
+
+/** `interrupted`: its tab was closed or died. All but `done` can be resumed. */
+export type RunStatus = 'running' | 'interrupted' | 'stopped' | 'failed' | 'done';
+
+/** All that it takes to repeat a run, given its model and its files of examples. */
+export interface RunConfig {
+  model: {
+    name: string;
+    modelType: string;
+    parameters: number;
+    dtype: string;
+    /** Where it came from; undefined for files of this device. */
+    source?: string | HubSource;
+    options: { contextLength?: number; quantize?: Quantization };
+  };
+  data: { files: string[]; options: LoadDatasetOptions };
+  /** Undefined where the run went on from an adapter that there was. */
+  adapter?: AdapterOptions;
+  training: TrainOptions;
+}
+
+/** A run kept in the tab's storage. */
+export interface RunInfo {
+  id: string;
+  name: string;
+  /** Milliseconds since 1970. */
+  created: number;
+  updated: number;
+  status: RunStatus;
+  /** The last one that is kept. */
+  step: number;
+  steps: number;
+  /** Of that step. */
+  loss?: number;
+  /** The lowest of its evaluations. */
+  bestLoss?: number;
+  config: RunConfig;
+}
+
+/** What was measured in a run. */
+export interface RunMetrics {
+  steps: TrainStep[];
+  evaluations: EvalStep[];
+  samples: Sample[];
 }
 
 /** Where the time of a training step goes. Kernels are timed one by one, so what matters are the shares. */

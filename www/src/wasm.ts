@@ -6,13 +6,20 @@ import type {
   AdapterFiles,
   AdapterInfo,
   AdapterOptions,
+  BatchReport,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
+  EvalStep,
+  EvaluateOptions,
+  Evaluation,
   Forecast,
   GenerateOptions,
   GenerateResult,
+  LoadDatasetOptions,
   ModelInfo,
+  OptimOptions,
+  OptimReport,
   PlanMemoryOptions,
   Products,
   Profile,
@@ -33,6 +40,9 @@ export interface ByteSource {
 /** A step as the engine reports it: what it costs in time is the worker's to measure. */
 export type StepReport = Omit<TrainStep, 'tokensPerSecond' | 'secondsLeft'>;
 
+/** Options of a training that are the engine's; the others are the worker's. */
+export type EngineTrainOptions = Omit<TrainOptions, 'samplePrompts' | 'sampleSteps' | 'saveSteps'>;
+
 /** Callbacks may return false to stop. */
 type OnProgress = (progress: Progress) => boolean;
 
@@ -42,15 +52,24 @@ export interface WasmEngine {
   products(): Products;
   loadModel(files: readonly ByteSource[], options: LoadSettings, onProgress: OnProgress): Promise<ModelInfo>;
   planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<Forecast>;
-  loadDataset(file: string, bytes: Uint8Array, options: { maxLength?: number }): DatasetReport;
+  loadDataset(file: string, bytes: Uint8Array, options: Omit<LoadDatasetOptions, 'name'>): DatasetReport;
   clearDataset(): void;
   newAdapter(options: AdapterOptions): AdapterInfo;
   loadAdapter(config: Uint8Array, weights: Uint8Array): AdapterInfo;
   adapterInfo(): AdapterInfo | undefined;
   saveAdapter(): AdapterFiles | Promise<AdapterFiles>;
-  startTraining(options: TrainOptions, onProgress: OnProgress): Promise<TrainPlan>;
-  /** One optimiser step. Its report may come a step late; the last comes with `done`. */
-  trainStep(): Promise<{ done: boolean; report?: StepReport }>;
+  startTraining(options: EngineTrainOptions, onProgress: OnProgress): Promise<TrainPlan>;
+  /**
+   * One optimiser step, or one pass of an evaluation that is due. A report may come a step late; the last comes with
+   * `done`.
+   */
+  trainStep(): Promise<{ done: boolean; stoppedEarly: boolean; report?: StepReport; evaluation?: EvalStep }>;
+  /** The training as bytes, for one that is started with the same options later. */
+  saveState(): Promise<Uint8Array<ArrayBuffer>>;
+  loadState(state: Uint8Array): Promise<void>;
+  forwardBackward(examples: Uint32Array, weight: number): Promise<BatchReport>;
+  optimStep(options: OptimOptions): Promise<OptimReport>;
+  evaluate(options: EvaluateOptions, onProgress: OnProgress): Promise<Evaluation>;
   /** Of the next step of a training that was started. */
   profile(): Promise<Profile>;
   endTraining(): void;

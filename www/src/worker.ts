@@ -7,24 +7,37 @@ import { WebLoraError, errorData, type ErrorData } from './errors.js';
 import { stopped } from './http.js';
 import type {
   Command,
+  CommandArguments,
   CommandEvent,
   CommandName,
   CommandResult,
   Commands,
   FromWorker,
+  LoadSettings,
   PostedSource,
   ToWorker,
 } from './protocol.js';
 import { openSource, type OpenOptions } from './sources.js';
-import { StepTimer } from './step-timer.js';
-import type { AdapterFiles, DeviceInfo, Profile, Progress, TrainOptions, TrainResult } from './types.js';
+import { RunWriter, type DataFile } from './runs/writer.js';
+import { createRun, train, type Inputs, type Listener } from './training.js';
+import type {
+  AdapterFiles,
+  DatasetReport,
+  DeviceInfo,
+  HubSource,
+  LoadDatasetOptions,
+  ModelInfo,
+  Profile,
+  Progress,
+  RunConfig,
+  TrainOptions,
+  TrainResult,
+} from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
 
-/** While training, the main thread gets a copy of the adapter after so many steps or so long, whichever is first. */
-const ADAPTER_COPY_STEPS = 10;
-const ADAPTER_COPY_MS = 30_000;
-
 let engine: WasmEngine | undefined;
+/** What the engine was given last. */
+let inputs: Inputs = {};
 let crash: ErrorData | undefined;
 let crashed: (error: ErrorData) => void;
 /** Rejects when the engine dies: a panic inside a wasm future never settles the promise that waits for it. */
@@ -81,30 +94,50 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
     emit(id, { type: 'progress', progress });
     return !signal.aborted;
   };
+  const listener: Listener = { emit: (event, transfer) => emit(id, event, transfer), onProgress, signal };
   switch (command.type) {
     case 'loadModel':
-      return withFiles(command.source, { signal, onProgress }, (files) =>
-        wasm.loadModel(files, command.options, onProgress),
-      );
+      return loadModel(wasm, command.source, command.options, signal, onProgress);
     case 'planMemory':
       return withFiles(command.source, { signal, onProgress, headersOnly: true }, (files) =>
         wasm.planMemory(files, command.options),
       );
     case 'loadDataset':
-      return wasm.loadDataset(command.file, command.bytes, command.options);
+      return readDataset(wasm, [{ name: command.file, bytes: command.bytes }], command.options);
     case 'clearDataset':
+      delete inputs.data;
       wasm.clearDataset();
       return undefined;
     case 'newAdapter':
+      inputs.adapter = command.options;
       return wasm.newAdapter(command.options);
     case 'loadAdapter':
+      inputs.adapter = undefined;
       return wasm.loadAdapter(command.files.config, command.files.weights);
     case 'adapterInfo':
       return wasm.adapterInfo();
     case 'saveAdapter':
       return wasm.saveAdapter();
     case 'train':
-      return train(wasm, id, command.options, signal, onProgress);
+      return startRun(wasm, command, listener);
+    case 'resumeRun':
+      return resumeRun(wasm, command.run, listener);
+    case 'startTraining':
+      return wasm.startTraining(command.options, onProgress);
+    case 'forwardBackward':
+      return wasm.forwardBackward(Uint32Array.from(command.examples), command.weight);
+    case 'optimStep':
+      return wasm.optimStep(command.options);
+    case 'saveState':
+      return wasm.saveState();
+    case 'loadState':
+      await wasm.loadState(command.state);
+      return undefined;
+    case 'endTraining':
+      wasm.endTraining();
+      return undefined;
+    case 'evaluate':
+      return wasm.evaluate(command.options, onProgress);
     case 'profile':
       return profile(wasm, command.options, onProgress);
     case 'generate':
@@ -176,44 +209,90 @@ function watched(files: readonly ByteSource[], failures: unknown[]): ByteSource[
   }));
 }
 
-async function train(
-  engine: WasmEngine,
-  id: number,
-  options: TrainOptions,
+/** Trains, as a run that is kept where it has a name. */
+async function startRun(
+  wasm: WasmEngine,
+  { options, run, resume }: CommandArguments<'train'>,
+  listener: Listener,
+): Promise<TrainResult> {
+  const writer = run === undefined ? undefined : await createRun(run, inputs, options);
+  if (writer) {
+    // An adapter that was there before is where the run starts from.
+    if (!inputs.adapter && wasm.adapterInfo()) await writer.startFrom(await wasm.saveAdapter());
+    listener.emit({ type: 'run', run: writer.info.id });
+  }
+  try {
+    return await train(wasm, options, listener, { state: resume, writer }, inputs.hasChatTemplate ?? false);
+  } finally {
+    writer?.close();
+  }
+}
+
+/** Keeps in mind what a run is made of, and loads the model. */
+async function loadModel(
+  wasm: WasmEngine,
+  source: PostedSource,
+  options: LoadSettings,
   signal: AbortSignal,
   onProgress: (progress: Progress) => boolean,
-): Promise<TrainResult> {
-  let steps = 0;
-  let done = false;
+): Promise<ModelInfo> {
+  inputs = {};
+  const info = await withFiles(source, { signal, onProgress }, (files) => wasm.loadModel(files, options, onProgress));
+  const { name, modelType, parameters, dtype, hasChatTemplate } = info;
+  const model = { name, modelType, parameters, dtype, options };
+  inputs = { model: 'files' in source ? model : { ...model, source: kept(source) }, hasChatTemplate };
+  return info;
+}
+
+/** A source as it may be written down: without the token. */
+function kept(source: Exclude<PostedSource, { files: File[] }>): string | HubSource {
+  if ('url' in source) return source.url;
+  const { token: _, ...hub } = source.hub;
+  return hub;
+}
+
+/** Goes on with a run that is kept: with its model, which is loaded unless it is there, its examples and its adapter. */
+async function resumeRun(wasm: WasmEngine, id: string, listener: Listener): Promise<TrainResult> {
+  const { writer, state, data } = await RunWriter.open(id);
   try {
-    emit(id, { type: 'plan', plan: await engine.startTraining(options, onProgress) });
-    const timer = new StepTimer(performance.now());
-    let copied = performance.now();
-    while (!done && !signal.aborted) {
-      const { report, ...state } = await engine.trainStep();
-      done = state.done;
-      if (report) {
-        steps = report.step;
-        emit(id, { type: 'step', step: { ...report, ...timer.lap(performance.now(), report) } });
-        if (!done && (steps % ADAPTER_COPY_STEPS === 0 || performance.now() - copied > ADAPTER_COPY_MS)) {
-          await copyAdapter(engine, id);
-          copied = performance.now();
-        }
-      }
-      // Lets an abort in: without a turn of the event loop its message would wait behind the next step.
-      await new Promise((resolve) => setTimeout(resolve, 0));
-    }
-  } catch (error) {
-    const { code } = errorData(error);
-    // A crashed instance must not be called again.
-    if (code === 'crashed') throw error;
-    engine.endTraining();
-    if (code === 'cancelled') return { steps, stopped: 'cancelled' };
-    throw error;
+    const { config } = writer.info;
+    if (writer.info.status === 'done') throw new WebLoraError({ code: 'not_ready', message: 'This run is done.' });
+    await ensureModel(wasm, config.model, listener);
+    readDataset(wasm, data, config.data.options);
+    inputs.adapter = config.adapter;
+    // What the factors are comes with the state; here it matters which there are.
+    const adapter = await writer.startingAdapter();
+    if (adapter) wasm.loadAdapter(adapter.config, adapter.weights);
+    else wasm.newAdapter(config.adapter ?? {});
+    listener.emit({ type: 'run', run: id });
+    return await train(wasm, config.training, listener, { state, writer }, inputs.hasChatTemplate ?? false);
+  } finally {
+    writer.close();
   }
-  engine.endTraining();
-  await copyAdapter(engine, id);
-  return { steps, stopped: done ? 'end' : 'cancelled' };
+}
+
+async function ensureModel(wasm: WasmEngine, wanted: RunConfig['model'], listener: Listener): Promise<void> {
+  const alike = (model: RunConfig['model'] | undefined) =>
+    model && (['name', 'modelType', 'parameters', 'dtype'] as const).every((key) => model[key] === wanted[key]);
+  if (alike(inputs.model)) return;
+  const { source, options } = wanted;
+  if (!source) {
+    const message = `This run is of ${wanted.name}, from files of this device: choose them again, then go on.`;
+    throw new WebLoraError({ code: 'not_ready', message });
+  }
+  const posted = typeof source === 'string' ? { url: source } : { hub: source };
+  await loadModel(wasm, posted, options, listener.signal, listener.onProgress);
+  if (alike(inputs.model)) return;
+  const message = `${wanted.name} is no longer the model that the run was of.`;
+  throw new WebLoraError({ code: 'bad_file', file: wanted.name, message });
+}
+
+function readDataset(wasm: WasmEngine, files: readonly DataFile[], options: LoadDatasetOptions): DatasetReport {
+  const [file] = files;
+  if (!file) throw new WebLoraError({ code: 'not_ready', message: 'There are no examples.' });
+  const report = wasm.loadDataset(file.name, file.bytes, options);
+  inputs.data = { files, options };
+  return report;
 }
 
 async function profile(
@@ -227,13 +306,9 @@ async function profile(
   return profile;
 }
 
-async function copyAdapter(engine: WasmEngine, id: number): Promise<void> {
-  const files = await engine.saveAdapter();
-  emit(id, { type: 'adapter', files }, transfers(files));
-}
-
 /** Buffers to move rather than copy: those of an adapter. */
 function transfers(result: CommandResult<CommandName> | AdapterFiles): Transferable[] {
+  if (result instanceof Uint8Array) return [result.buffer];
   if (typeof result !== 'object' || !('config' in result)) return [];
   return [result.config.buffer, result.weights.buffer];
 }

@@ -5,13 +5,14 @@ import { fileURLToPath } from 'node:url';
 import { expect, test as base, type Locator, type Page } from '@playwright/test';
 
 export const FIXTURES = fileURLToPath(new URL('../../tests/fixtures/', import.meta.url));
-const MODEL_FILES = ['config.json', 'model.safetensors'].map((name) => [`golden/llama-gqa-tied/${name}`, name] as const);
-const TOKENIZER_FILES = ['tokenizer.json', 'tokenizer_config.json'].map((name) => [`tiny-chat/${name}`, name] as const);
+const WEIGHTS = ['config.json', 'model.safetensors'].map((name) => [`${FIXTURES}golden/llama-gqa-tied/${name}`, name] as const);
+const TOKENIZER = ['tokenizer.json', 'tokenizer_config.json'].map((name) => [`${FIXTURES}tiny-chat/${name}`, name] as const);
+/** The tiny model's folder: where its files lie, and their names. */
+export const MODEL_FILES = [...WEIGHTS, ...TOKENIZER];
 
-/** The tiny model's folder, by file name. */
+/** The same, by name. */
 export async function tinyModel(): Promise<Record<string, Buffer>> {
-  const files = [...MODEL_FILES, ...TOKENIZER_FILES];
-  return Object.fromEntries(await Promise.all(files.map(async ([from, name]) => [name, await readFile(FIXTURES + from)])));
+  return Object.fromEntries(await Promise.all(MODEL_FILES.map(async ([from, name]) => [name, await readFile(from)])));
 }
 
 /** Four chats with one answer: a model of any size learns it: each letter follows from the one before. */
@@ -157,9 +158,7 @@ export const test = base.extend<{ studio: Studio }>({
     const folder = async ({ tokenizer = true, config = {} }: FolderChange) => {
       const target = info.outputPath('tiny-chat');
       await mkdir(target, { recursive: true });
-      for (const [from, name] of tokenizer ? [...MODEL_FILES, ...TOKENIZER_FILES] : MODEL_FILES) {
-        await copyFile(`${FIXTURES}${from}`, `${target}/${name}`);
-      }
+      for (const [from, name] of tokenizer ? MODEL_FILES : WEIGHTS) await copyFile(from, `${target}/${name}`);
       const whole = JSON.parse(await readFile(`${target}/config.json`, 'utf8'));
       await writeFile(`${target}/config.json`, JSON.stringify({ ...whole, ...config }));
       return target;

@@ -1,0 +1,167 @@
+/** The worker's half of training: the loop round the engine's steps, and what is kept of it on the way. */
+
+import { WebLoraError, errorData } from './errors.js';
+import type { CommandEvent } from './protocol.js';
+import { RunWriter, type DataFile } from './runs/writer.js';
+import { StepTimer } from './step-timer.js';
+import type { AdapterFiles, AdapterOptions, Progress, RunConfig, TrainOptions, TrainResult } from './types.js';
+import type { WasmEngine } from './wasm.js';
+
+/** While training, the main thread gets a copy of the adapter after so many steps or so long, whichever is first. */
+const ADAPTER_COPY_STEPS = 10;
+const ADAPTER_COPY_MS = 30_000;
+/** A run that is kept loses at most so much, unless it says otherwise. */
+const SAVE_MS = 20_000;
+/** Most tokens of a sample. */
+const SAMPLE_TOKENS = 48;
+
+/** What the engine was given: of this, and of its options, a run is made. */
+export interface Inputs {
+  model?: RunConfig['model'];
+  hasChatTemplate?: boolean;
+  data?: { files: readonly DataFile[]; options: RunConfig['data']['options'] };
+  adapter?: AdapterOptions | undefined;
+}
+
+/** How a training speaks to the one who asked for it, and is stopped. */
+export interface Listener {
+  emit: (event: CommandEvent, transfer?: Transferable[]) => void;
+  onProgress: (progress: Progress) => boolean;
+  signal: AbortSignal;
+}
+
+/** Where a training goes on from, and where it is kept. */
+export interface Kept {
+  state?: Uint8Array<ArrayBuffer> | undefined;
+  writer?: RunWriter | undefined;
+}
+
+/** Makes a run that is kept under `name`. */
+export async function createRun(name: string, { model, data, adapter }: Inputs, training: TrainOptions): Promise<RunWriter> {
+  if (!model || !data) throw new WebLoraError({ code: 'not_ready', message: 'Load a model and give examples first.' });
+  const { files, options } = data;
+  const config: RunConfig = { model, data: { files: files.map((file) => file.name), options }, training };
+  return RunWriter.create(name, adapter ? { ...config, adapter } : config, files);
+}
+
+/** Trains to the end or until the signal. */
+export async function train(
+  engine: WasmEngine,
+  options: TrainOptions,
+  listener: Listener,
+  { state, writer }: Kept,
+  hasChatTemplate: boolean,
+): Promise<TrainResult> {
+  const { samplePrompts = [], sampleSteps, saveSteps, ...settings } = options;
+  const { emit, onProgress, signal } = listener;
+  const result: TrainResult = { steps: 0, stopped: 'cancelled' };
+  let ended = false;
+  try {
+    const plan = await engine.startTraining(settings, onProgress);
+    if (state) await engine.loadState(state);
+    emit({ type: 'plan', plan });
+    const copies = new Timer(ADAPTER_COPY_MS, ADAPTER_COPY_STEPS);
+    const saves = new Timer(saveSteps ? Infinity : SAVE_MS, saveSteps ?? Infinity);
+    const samplesEvery = sampleSteps ?? Math.max(1, Math.ceil(plan.steps / 10));
+    const timer = new StepTimer(performance.now());
+    // A run that dies before its first checkpoint can go on from here.
+    if (writer && !state) await save(engine, writer, 0, emit);
+    while (!ended && !signal.aborted) {
+      const { done, stoppedEarly, report, evaluation } = await engine.trainStep();
+      ended = done;
+      if (done) result.stopped = stoppedEarly ? 'early' : 'end';
+      if (report) {
+        const step = { ...report, ...timer.lap(performance.now(), report) };
+        result.steps = step.step;
+        writer?.note({ type: 'step', ...step });
+        emit({ type: 'step', step });
+        if (step.step % samplesEvery === 0 || step.step === plan.steps) {
+          for (const prompt of samplePrompts) await sample(engine, prompt, step.step, hasChatTemplate, listener, writer);
+        }
+      }
+      if (evaluation) {
+        if (evaluation.best) result.best = evaluation;
+        writer?.note({ type: 'evaluation', ...evaluation });
+        emit({ type: 'evaluation', evaluation });
+      }
+      if (report && !done && copies.isDue(report.step)) await copyAdapter(engine, emit);
+      if (report && !done && writer && saves.isDue(report.step)) await save(engine, writer, report.step, emit);
+      // Lets an abort in: without a turn of the event loop its message would wait behind the next step.
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    // What was stopped on purpose goes on where it was.
+    if (writer && !ended) await save(engine, writer, result.steps, emit);
+  } catch (error) {
+    const { code } = errorData(error);
+    if (code !== 'cancelled') {
+      await writer?.end('failed', undefined).catch(() => undefined);
+      // A crashed instance must not be called again.
+      if (code !== 'crashed') engine.endTraining();
+      throw error;
+    }
+  }
+  engine.endTraining();
+  const files = await copyAdapter(engine, emit);
+  await writer?.end(ended ? 'done' : 'stopped', files).catch((error: unknown) => unsaved(error, emit));
+  return result;
+}
+
+/** Whether it is time again, by steps or by the clock. */
+class Timer {
+  #last = performance.now();
+
+  constructor(
+    readonly ms: number,
+    readonly steps: number,
+  ) {}
+
+  isDue(step: number): boolean {
+    const due = step % this.steps === 0 || performance.now() - this.#last > this.ms;
+    if (due) this.#last = performance.now();
+    return due;
+  }
+}
+
+type Emit = Listener['emit'];
+
+/** Writes a checkpoint. Storage that is full or gone is no reason to give up what is being learned. */
+async function save(engine: WasmEngine, writer: RunWriter, step: number, emit: Emit): Promise<void> {
+  const state = await engine.saveState();
+  try {
+    await writer.save(state);
+    emit({ type: 'saved', step });
+  } catch (error) {
+    unsaved(error, emit);
+  }
+}
+
+function unsaved(error: unknown, emit: Emit): void {
+  const full = error instanceof DOMException && error.name === 'QuotaExceededError';
+  const why = full ? 'the browser’s storage for this page is full' : errorData(error).message;
+  const message = `The run could not be saved: ${why}. Training goes on; delete runs or models that you do not need.`;
+  emit({ type: 'unsaved', error: { code: 'no_space', message } });
+}
+
+async function sample(
+  engine: WasmEngine,
+  prompt: string,
+  step: number,
+  hasChatTemplate: boolean,
+  { emit, signal }: Listener,
+  writer: RunWriter | undefined,
+): Promise<void> {
+  if (signal.aborted) return;
+  const asked = hasChatTemplate ? { messages: [{ role: 'user', content: prompt }] } : { prompt };
+  const { text } = await engine.generate({ ...asked, maxNewTokens: SAMPLE_TOKENS }, () => !signal.aborted);
+  writer?.note({ type: 'sample', step, prompt, text });
+  emit({ type: 'sample', sample: { step, prompt, text } });
+}
+
+/** Hands a copy of the adapter to the main thread, and returns one. */
+async function copyAdapter(engine: WasmEngine, emit: Emit): Promise<AdapterFiles> {
+  const files = await engine.saveAdapter();
+  const { config, weights } = files;
+  const copy = { config: config.slice(), weights: weights.slice() };
+  emit({ type: 'adapter', files: copy }, [copy.config.buffer, copy.weights.buffer]);
+  return files;
+}

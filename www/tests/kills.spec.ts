@@ -1,0 +1,145 @@
+/**
+ * The browser is killed at random moments of a run that is kept; each time it is opened again and the run goes on. In
+ * the end the adapter, the curve and the samples are those of a run that was never cut off. `KILLS` says how often,
+ * `SEED` when.
+ */
+
+import { spawn, type ChildProcess } from 'node:child_process';
+import { copyFile, mkdir, rm } from 'node:fs/promises';
+import { createServer, type ViteDevServer } from 'vite';
+import { fileURLToPath } from 'node:url';
+import { chromium, expect, test, type Browser, type Page } from '@playwright/test';
+import sirv from 'sirv';
+import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
+import { CHATS, MODEL_FILES } from './studio.js';
+
+const KILLS = Number(process.env.KILLS ?? 4);
+const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 1e6));
+const PORT = 8328;
+const DEBUGGING_PORT = 8329;
+/** A run that is not killed before it ends begins anew; this is how long the wait for a kill may be. */
+const LONGEST_WAIT_MS = 1500;
+
+const www = fileURLToPath(new URL('..', import.meta.url));
+let server: ViteDevServer;
+let folder: string;
+
+test.beforeAll(async ({}, info) => {
+  folder = info.outputPath('kills');
+  await mkdir(`${folder}/model`, { recursive: true });
+  for (const [from, name] of MODEL_FILES) await copyFile(from, `${folder}/model/${name}`);
+  server = await createServer({
+    root: www,
+    configFile: false,
+    logLevel: 'error',
+    plugins: [{ name: 'model', configureServer: ({ middlewares }) => void middlewares.use('/model', sirv(`${folder}/model`, { dev: true })) }],
+    // Those of the worker too, which are not found from the page.
+    optimizeDeps: { entries: 'tests/kills/index.html', include: ['fflate', '@noble/hashes/legacy.js', '@noble/hashes/sha2.js'] },
+    server: { port: PORT, strictPort: true, watch: null },
+  });
+  await server.listen();
+});
+test.afterAll(async () => {
+  await server.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+/** What the page offers. */
+interface Remote {
+  page: Record<string, (argument?: string) => unknown>;
+}
+
+/** A browser of its own, whose storage outlives it. */
+class Victim {
+  private constructor(
+    readonly process: ChildProcess,
+    readonly browser: Browser,
+    readonly page: Page,
+  ) {}
+
+  static async open(): Promise<Victim> {
+    const flags = [...CHROMIUM_FLAGS, '--headless', `--remote-debugging-port=${DEBUGGING_PORT}`, `--user-data-dir=${folder}/profile`];
+    const process = spawn(CHROMIUM, [...flags, 'about:blank'], { detached: true, stdio: 'ignore' });
+    await expect(async () => void (await fetch(`http://127.0.0.1:${DEBUGGING_PORT}/json/version`))).toPass();
+    const browser = await chromium.connectOverCDP(`http://127.0.0.1:${DEBUGGING_PORT}`);
+    const [context] = browser.contexts();
+    if (!context) throw new Error('the browser has no window');
+    const page = context.pages()[0] ?? (await context.newPage());
+    await page.goto(`http://localhost:${PORT}/tests/kills/`);
+    await page.waitForFunction(() => 'page' in globalThis);
+    return new Victim(process, browser, page);
+  }
+
+  call<Result>(name: string, argument?: string): Promise<Result> {
+    const run = ([name, argument]: readonly [string, string | undefined]) => (globalThis as unknown as Remote).page[name]?.(argument);
+    return this.page.evaluate(run, [name, argument] as const) as Promise<Result>;
+  }
+
+  /** Waits for the first step that is told, or for the browser to be gone. */
+  async stepping(): Promise<void> {
+    await this.page.waitForFunction(() => Number((globalThis as unknown as Remote).page.told?.()) > 0).catch(() => undefined);
+  }
+
+  /** All its processes at once, without a word. */
+  async kill(): Promise<void> {
+    const gone = new Promise((resolve) => this.process.once('exit', resolve));
+    process.kill(-(this.process.pid as number), 'SIGKILL');
+    await gone;
+    await this.browser.close().catch(() => undefined);
+  }
+}
+
+/** The same numbers from 0 to 1 for the same seed (mulberry32). */
+function random(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let x = Math.imul(seed ^ (seed >>> 15), seed | 1);
+    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
+    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+test(`a run that is killed ${KILLS} times ends as if it had not been`, async () => {
+  test.setTimeout(120_000 + KILLS * 30_000);
+  const next = random(SEED);
+  let victim = await Victim.open();
+  const { id: whole } = await finished(victim, 'start', CHATS);
+  const expected = await victim.call<unknown>('outcome', whole);
+
+  let [kills, rounds] = [0, 0];
+  while (kills < KILLS) {
+    rounds += 1;
+    // The first attempt starts the run, all others go on with it.
+    let id: string | undefined;
+    for (let ended = false; !ended; ) {
+      const going = victim.call(id ? 'resume' : 'start', id ?? CHATS).then(() => 'ended', () => 'cut');
+      // Half of the time in the midst of the steps, half at any moment from the beginning on.
+      if (next() < 0.5) await Promise.race([going, victim.stepping()]);
+      const wait = new Promise((resolve) => setTimeout(resolve, next() * LONGEST_WAIT_MS));
+      if (kills < KILLS && (await Promise.race([going, wait])) !== 'ended') {
+        await victim.kill();
+        kills += 1;
+        victim = await Victim.open();
+      } else {
+        expect(await going).toBe('ended');
+        ended = true;
+      }
+      const [newest] = await victim.call<{ id: string; status: string }[]>('list');
+      if (newest && newest.id !== whole) id = newest.id;
+      if (!ended && id) expect(newest?.status).toBe('interrupted');
+    }
+    expect(await victim.call('outcome', id), `seed ${SEED}`).toEqual(expected);
+    expect(await victim.call('unsaved')).toEqual([]);
+    if (id) await victim.call('remove', id);
+  }
+  console.log(`${kills} kills in ${rounds} runs, seed ${SEED}: all ended in the bytes of the run that was left alone`);
+  await victim.kill();
+});
+
+/** A run from its start to its end. */
+async function finished(victim: Victim, name: string, argument: string): Promise<{ id: string }> {
+  await victim.call(name, argument);
+  const [run] = await victim.call<{ id: string; status: string }[]>('list');
+  expect(run?.status).toBe('done');
+  return run as { id: string };
+}
