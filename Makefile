@@ -1,7 +1,8 @@
 # make run      builds everything, fetches the default model once, serves the page and prints its address
-# make test     runs every test there is, but for these two, which fetch a lot:
+# make test     runs every test there is, but for these, which fetch a lot or take long:
 # make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
 # make test-tokenizers   tokenizers and chat templates on real vocabularies
+# make test-long  what takes an hour: the browser killed KILLS= times (50) in runs that must not care
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
 #               DATA= .jsonl file   OUT= folder for the adapter
@@ -34,7 +35,7 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.jso
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
 .PHONY: help setup model build run demo profile bench bench-peers soak
-.PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www
+.PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www test-long
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -124,6 +125,10 @@ test-wasm:
 
 test-www: $(SITE)
 	cd www && npm run --silent check && npm run --silent test
+
+test-long: $(SITE)
+	@.ci/setup npm browser
+	cd www && npm run --silent build:package && KILLS=$${KILLS:-50} npm run --silent test -- kills
 
 # Both halves on the machine's own GPU where it has one.
 bench: $(BENCH_WASM) $(MODEL_FILE)

@@ -3,7 +3,7 @@
 import { defineConfig } from '@playwright/test';
 import { CHROMIUM, CHROMIUM_FLAGS } from './chromium.mjs';
 
-const PORT = 8323;
+const PORT = Number(process.env.PORT ?? 8323);
 
 export default defineConfig({
   testDir: 'tests',
