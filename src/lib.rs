@@ -93,12 +93,12 @@
 //! chunk of them at a time.
 //!
 //! **A run is its seed and its step.** Batches, schedules and random numbers are functions of both, so that what has to be
-saved is adapter, moments, step and what evaluations have come to ([`train::write_state`]): a run taken up anywhere ends
-in the bytes of one that was never stopped. In a browser the worker keeps two such files in turn, each with its digest, in
-the tab's storage (`www/src/runs`), and a test kills the browser to see that it holds. An evaluation is a forward
-pass that is recorded beside the training's, and is run a pass at a time in place of a step ([`train::Evaluator`]).
-
-**The next token is chosen on the GPU** and taken up there by the next pass, so the host reads a few bytes a token,
+//! saved is adapter, moments, step and what evaluations have come to ([`train::write_state`]): a run taken up anywhere ends
+//! in the bytes of one that was never stopped. In a browser the worker keeps two such files in turn, each with its digest, in
+//! the tab's storage (`www/src/runs`), and a test kills the browser to see that it holds. An evaluation is a forward
+//! pass that is recorded beside the training's, and is run a pass at a time in place of a step ([`train::Evaluator`]).
+//!
+//! **The next token is chosen on the GPU** and taken up there by the next pass, so the host reads a few bytes a token,
 //! one token behind. Passes of one row have kernels of their own on GPUs: sums shared out over a workgroup, so that the
 //! time is that of reading the weights once.
 //!
