@@ -1,8 +1,4 @@
-// One step of AdamW as in torch.optim.AdamW (arXiv 1711.05101, algorithm 2), with g the clipped gradient:
-//   p *= 1 - lr · weight_decay
-//   m = beta1 · m + (1 - beta1) · g,  v = beta2 · v + (1 - beta2) · g²
-//   p -= lr / bias_correction1 · m / (sqrt(v) / sqrt(bias_correction2) + eps)
-// or nothing at all when loss or gradients are not finite.
+// AdamW (shared/adamw.wgsl) with both moments in f32.
 //
 // One thread a vec4.
 struct Params {
@@ -26,12 +22,8 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     if (i >= params.n4 || metrics[3] == 0.0) {
         return;
     }
-    let g = grads[i] * metrics[2];
-    let m = exp_avg[i] + (1.0 - step.beta1) * (g - exp_avg[i]);
-    let v = step.beta2 * exp_avg_sq[i] + (1.0 - step.beta2) * g * g;
-    exp_avg[i] = m;
-    exp_avg_sq[i] = v;
-    let denom = sqrt(v) / sqrt(step.bias_correction2) + step.eps;
-    let decayed = weights[i] * (1.0 - step.learning_rate * step.weight_decay);
-    weights[i] = decayed - (step.learning_rate / step.bias_correction1) * (m / denom);
+    let after = moved(Moments(exp_avg[i], exp_avg_sq[i]), grads[i] * metrics[2]);
+    exp_avg[i] = after.m;
+    exp_avg_sq[i] = after.v;
+    weights[i] = updated(weights[i], after, learning_rate(i));
 }

@@ -15,6 +15,10 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let target_c = targets[params.rows.start + row];
     let at = row * params.stride4 + c;
     let probability = exp_vec4(logits[at] - total.x) * total.y;
-    let one_hot = select(vec4<f32>(0.0), vec4<f32>(1.0), c * 4u + vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(target_c));
-    logits[at] = select((probability - one_hot) * step.loss_scale, vec4<f32>(0.0), is_pad(c));
+    let is_target = c * 4u + vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(target_c);
+    var aim = select(vec4<f32>(0.0), vec4<f32>(1.0), is_target);
+    if (LABEL_SMOOTHING == 1u) {
+        aim = (1.0 - step.label_smoothing) * aim + step.label_smoothing / f32(params.width);
+    }
+    logits[at] = select((probability - aim) * step.loss_scale, vec4<f32>(0.0), is_pad(c));
 }

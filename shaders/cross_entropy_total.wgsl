@@ -2,7 +2,7 @@
 @group(0) @binding(2) var<storage, read> logits: array<f32>;
 // All targets; this window's begin at params.rows.start.
 @group(0) @binding(3) var<storage, read> targets: array<u32>;
-// (maximum, sum) of two lanes in each, [rows, LANES / 2].
+// (maximum, sum) of two lanes in each, [capacity, LANES / 2]; then sums of logits.
 @group(0) @binding(4) var<storage, read> partials: array<vec4<f32>>;
 // All losses, as targets.
 @group(0) @binding(5) var<storage, read_write> losses: array<f32>;
@@ -29,6 +29,15 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let sum = sum2.x + sum2.y;
     let at = params.rows.start + row;
     // In this order nothing cancels when the target is the likeliest and the loss close to 0.
-    losses[at] = log_f32(sum) + (largest - logits[row * params.stride4 * 4u + targets[at]]);
+    let target_logit = logits[row * params.stride4 * 4u + targets[at]];
+    losses[at] = log_f32(sum) + (largest - target_logit);
+    if (LABEL_SMOOTHING == 1u) {
+        let all_start = params.capacity * LANES / 2u + start;
+        var all2 = vec2<f32>(0.0);
+        for (var i = 0u; i < LANES / 2u; i += 1u) {
+            all2 += partials[all_start + i].xz;
+        }
+        losses[at] += step.label_smoothing * (target_logit - (all2.x + all2.y) / f32(params.width));
+    }
     totals[row] = vec2<f32>(largest, 1.0 / sum);
 }

@@ -126,15 +126,6 @@ fn best_of_all(thread: u32, best: vec2<u32>) -> vec2<u32> {
     return workgroupUniformLoad(&bests[0]);
 }
 
-// Four random words (pcg4d of Jarzynski and Olano, "Hash functions for GPU rendering", JCGT 9(3), 2020).
-fn random(key: vec4<u32>) -> vec4<u32> {
-    var v = key * 1664525u + 1013904223u;
-    v.x += v.y * v.w; v.y += v.z * v.x; v.z += v.x * v.y; v.w += v.y * v.z;
-    v ^= v >> vec4<u32>(16u);
-    v.x += v.y * v.w; v.y += v.z * v.x; v.z += v.x * v.y; v.w += v.y * v.z;
-    return v;
-}
-
 // -ln(1 - u) of a uniform u. It is the small ones that win, so those must not round.
 fn exponential(word: u32) -> f32 {
     let u = min((f32(word) + 0.5) * 2.3283064365e-10, 0.99999994);

@@ -198,11 +198,12 @@ impl Engine {
         let model = model::load(&gpu, &checkpoint, context_length, &mut |_, _| true).await?;
         let weights = gpu.allocated_bytes();
         let shapes = model.modules();
+        let (recorded, budget) = (options.recorded(), options.memory_budget);
         let lora = LoraOptions { target_modules: options.target_modules, ..Default::default() };
         let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
         let config = lora.config(checkpoint.name(), model.config(), &shapes)?;
         let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
-        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, false, options.memory_budget).await?;
+        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, recorded, false, budget).await?;
         let rate = match self.flops_per_second.get() {
             Some(rate) => rate,
             None => probe::flops_per_second(&self.gpu).await?,

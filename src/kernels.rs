@@ -2,6 +2,7 @@
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod attention;
 pub mod attention_backward;
 pub mod cross_entropy;
@@ -14,8 +15,10 @@ pub mod loss_sum;
 #[cfg(test)]
 mod math;
 pub mod matmul;
+pub mod neftune;
 pub mod probe;
 pub mod qk_norm;
+pub mod random;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;

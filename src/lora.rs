@@ -334,6 +334,11 @@ impl Adapter {
         &self.params
     }
 
+    /// Where the Bs lie in the arena, in bytes. Each begins at a multiple of 256, and so does what follows it.
+    pub fn b_ranges(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+        self.groups.iter().map(|group| group.start + group.b_start..group.end)
+    }
+
     /// The factors in a recording, with gradients in an arena of the same layout where there is one.
     pub fn view(&self, rec: &mut Recording, grads: Option<&Buffer>) -> AdapterView {
         let params = rec.external(&self.params);

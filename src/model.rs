@@ -11,7 +11,7 @@ mod qwen2;
 mod qwen3;
 
 pub use config::{Config, RopeScaling, Rotary};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, PassExtras};
 
 use serde_json::{Map, Value};
 

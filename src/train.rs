@@ -4,30 +4,32 @@
 mod batches;
 mod evaluator;
 mod memory;
+mod optimizer;
 mod options;
 mod state;
 
 pub use batches::{Batches, Pass};
 pub use evaluator::{Evaluation, Evaluator, Scores};
 pub use memory::MemoryPlan;
-pub use options::{MAX_TOKENS, Schedule, TrainOptions};
+pub use options::{MAX_TOKENS, Optim, Recorded, Schedule, TrainOptions};
 pub use state::{read_state, write_state};
 
 use std::rc::Rc;
 
+use optimizer::Optimizer;
+
 use crate::gpu::{Buffer, Gpu, Plan, Readback, Recording, Step};
-use crate::kernels::adamw::adamw;
-use crate::kernels::grad_norm::grad_norm;
+use crate::kernels::random::pcg4d;
 use crate::layers::Batch;
 use crate::lora::Adapter;
-use crate::model::Decoder;
+use crate::model::{Decoder, PassExtras};
 use crate::profile::Profile;
 use crate::{Error, Result};
 
 /// How long one submit may keep the GPU busy: far below every watchdog, far above the cost of a submit.
 const SLICE_SECONDS: f64 = 0.1;
 
-/// AdamW's numbers for one step.
+/// The numbers of one optimiser step: AdamW's, and what its passes do besides.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimStep {
     /// 1 for the first step.
@@ -44,6 +46,14 @@ pub struct OptimStep {
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm; 0 for no limit.
     pub max_grad_norm: f64,
+    /// Learning rate of every B over that of the others; heeded where it was [`Recorded`].
+    pub loraplus_lr_ratio: f64,
+    /// Share of the target's probability that is spread over the vocabulary, likewise.
+    pub label_smoothing_factor: f64,
+    /// Size of the noise on the embeddings, likewise.
+    pub neftune_noise_alpha: f64,
+    /// Of the random numbers, which are a function of this, of `t` and of their place.
+    pub seed: u64,
 }
 
 impl OptimStep {
@@ -51,6 +61,7 @@ impl OptimStep {
     fn step(&self) -> Step {
         // From the betas as the kernel has them, so that their rounding cancels in moment / correction.
         let decayed = |beta: f64| (1.0 - f64::from(beta as f32).powi(self.t as i32)) as f32;
+        let random = pcg4d([self.seed as u32, (self.seed >> 32) as u32, self.t, 0]);
         Step {
             learning_rate: self.learning_rate as f32,
             bias_correction1: decayed(self.beta1),
@@ -60,6 +71,10 @@ impl OptimStep {
             eps: self.eps as f32,
             weight_decay: self.weight_decay as f32,
             max_grad_norm: self.max_grad_norm as f32,
+            learning_rate_b: (self.learning_rate * self.loraplus_lr_ratio) as f32,
+            label_smoothing: self.label_smoothing_factor as f32,
+            neftune_noise_alpha: self.neftune_noise_alpha as f32,
+            random_key: [random[0], random[1]],
             ..Default::default()
         }
     }
@@ -82,13 +97,13 @@ pub struct Trainer {
     batch: Batch,
     pass: Plan,
     update: Plan,
-    grads: Buffer,
-    moments: [Buffer; 2],
+    optimizer: Optimizer,
     metrics: Buffer,
     report: Buffer,
     ring: [Readback; 2],
     n_steps: usize,
-    optimizer_bytes: u64,
+    /// Rows accumulated for the next update.
+    n_rows: u32,
     pass_flops: u64,
     size_bytes: u64,
     started: Option<(web_time::Instant, u64)>,
@@ -96,38 +111,34 @@ pub struct Trainer {
 
 impl Trainer {
     /// Records and compiles passes of up to `max_tokens` tokens, of which `recompute` parts of the model keep nothing
-    /// for the backward pass ([`Decoder::train`]). `progress` is told (done, total) dispatches.
+    /// for the backward pass ([`Decoder::train`]), and their optimiser step. `progress` is told (done, total) dispatches.
     pub async fn new(
         gpu: Rc<Gpu>,
         model: &Decoder,
         adapter: &Adapter,
         max_tokens: usize,
         recompute: usize,
+        recorded: Recorded,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let before = gpu.allocated_bytes();
         let batch = Batch::new(&gpu, max_tokens, max_tokens)?;
-        let arena_bytes = adapter.params().size_bytes();
-        let arena = |name: &str| Buffer::storage(&gpu, name, arena_bytes);
-        let (grads, exp_avg, exp_avg_sq) = (arena("grads")?, arena("exp_avg")?, arena("exp_avg_sq")?);
+        let optimizer = Optimizer::new(&gpu, adapter, recorded)?;
         let metrics = Buffer::storage(&gpu, "metrics", 16)?;
         let report = Buffer::storage(&gpu, "report", 16)?;
 
         let (mut rec, view) = batch.recording();
-        let factors = adapter.view(&mut rec, Some(&grads));
+        let factors = adapter.view(&mut rec, Some(&optimizer.grads));
         let metrics_slice = rec.external(&metrics);
-        model.train(&mut rec, &view, &factors, recompute, metrics_slice);
+        let extras = PassExtras { neftune: recorded.neftune, label_smoothing: recorded.label_smoothing };
+        model.train(&mut rec, &view, &factors, recompute, extras, metrics_slice);
 
         let update = {
             let mut rec = Recording::new(&batch.step, max_tokens);
             rec.phase("update");
-            let n = (arena_bytes / 4) as usize;
-            let [params, grads, exp_avg, exp_avg_sq, metrics, report] =
-                [adapter.params(), &grads, &exp_avg, &exp_avg_sq, &metrics, &report].map(|buffer| rec.external(buffer));
-            grad_norm(&mut rec, "grad_norm", grads, n, metrics);
-            adamw(&mut rec, "adamw", params, grads, exp_avg, exp_avg_sq, n, metrics);
+            let [metrics, report] = [&metrics, &report].map(|buffer| rec.external(buffer));
+            optimizer.record(&mut rec, adapter.params(), metrics);
             rec.copy(metrics, report);
-            rec.clear(grads);
             rec.clear(metrics);
             rec
         };
@@ -146,13 +157,12 @@ impl Trainer {
             batch,
             pass,
             update,
-            grads,
-            moments: [exp_avg, exp_avg_sq],
+            optimizer,
             metrics,
             report,
             ring,
             n_steps: 0,
-            optimizer_bytes: 3 * arena_bytes,
+            n_rows: 0,
             pass_flops,
             started: None,
         })
@@ -170,7 +180,12 @@ impl Trainer {
 
     /// Bytes of gradients and moments.
     pub fn optimizer_bytes(&self) -> u64 {
-        self.optimizer_bytes
+        self.optimizer.size_bytes()
+    }
+
+    /// What the optimiser remembers from step to step, by PyTorch's names (the buffers' labels).
+    pub fn moments(&self) -> &[Buffer] {
+        &self.optimizer.moments
     }
 
     /// Floating-point operations of a pass full of one example, all of it supervised.
@@ -202,9 +217,11 @@ impl Trainer {
             let flops = passes.iter().map(|pass| self.pass.flops(&pass.step(Step::default()))).sum();
             self.started = Some((web_time::Instant::now(), flops));
         }
-        let step = Step { loss_scale: loss_scale(passes), ..optim.step() };
+        let first_row = std::mem::take(&mut self.n_rows);
+        let mut step = Step { loss_scale: loss_scale(passes), first_row, ..optim.step() };
         for pass in others {
             self.forward_backward(pass, step);
+            step.first_row += pass.tokens.len() as u32;
         }
         self.batch.write(&self.gpu, &last.tokens, &last.targets);
         let report = (&self.ring[self.n_steps % 2], &self.report);
@@ -212,17 +229,21 @@ impl Trainer {
         self.n_steps += 1;
     }
 
-    /// What the optimiser remembers from step to step, by PyTorch's names (the buffers' labels).
-    pub fn moments(&self) -> &[Buffer] {
-        &self.moments
+    /// Adds the gradients of `scale` times the mean loss over all supervised tokens of `passes`, with the noise and the
+    /// smoothing of `optim`; that loss. For loops of one's own, which end a step by [`Trainer::update`].
+    pub async fn accumulate(&mut self, passes: &[Pass], scale: f32, optim: OptimStep) -> Result<f32> {
+        let step = Step { loss_scale: scale * loss_scale(passes), first_row: self.n_rows, ..optim.step() };
+        self.n_rows += passes.iter().map(|pass| pass.tokens.len() as u32).sum::<u32>();
+        Ok(self.forward_backward_all(passes, step).await? / scale)
     }
 
-    /// Adds the gradients of `scale` times the mean loss over all supervised tokens of `passes`; that loss. For loops of
-    /// one's own, which end a step by [`Trainer::update`].
-    pub async fn accumulate(&self, passes: &[Pass], scale: f32) -> Result<f32> {
-        let step = Step { loss_scale: scale * loss_scale(passes), ..Default::default() };
-        passes.iter().for_each(|pass| self.forward_backward(pass, step));
-        let loss = floats(&self.metrics.read(&self.gpu).await?)[0] / scale;
+    /// Adds the gradients of `passes`; what their losses add up to.
+    async fn forward_backward_all(&self, passes: &[Pass], mut step: Step) -> Result<f32> {
+        for pass in passes {
+            self.forward_backward(pass, step);
+            step.first_row += pass.tokens.len() as u32;
+        }
+        let loss = floats(&self.metrics.read(&self.gpu).await?)[0];
         self.metrics.clear(&self.gpu);
         self.gpu.check()?;
         Ok(loss)
@@ -232,6 +253,7 @@ impl Trainer {
     pub async fn update(&mut self, optim: OptimStep) -> Result<StepMetrics> {
         let report = (&self.ring[self.n_steps % 2], &self.report);
         Plan::replay_all(&self.gpu, &[&self.update], &optim.step(), Some(report));
+        self.n_rows = 0;
         self.n_steps += 1;
         self.metrics(self.n_steps - 1).await
     }
@@ -264,32 +286,32 @@ impl Trainer {
 
     /// Times every kernel of a step over `passes`. Adapter and moments stay as they are.
     pub async fn profile(&self, passes: &[Pass]) -> Result<Profile> {
-        // The step of an optimiser that forgets nothing and learns nothing.
-        let still = Step {
-            beta1: 1.0,
-            beta2: 1.0,
-            bias_correction1: 1.0,
-            bias_correction2: 1.0,
-            eps: 1.0,
-            ..Default::default()
-        };
+        // The step of an optimiser that learns nothing. What it remembers is put back.
+        let still = Step { bias_correction1: 1.0, bias_correction2: 1.0, eps: 1.0, ..Default::default() };
         let step = Step { loss_scale: loss_scale(passes), ..still };
+        let mut before = vec![];
+        for moment in self.moments() {
+            before.push(moment.read(&self.gpu).await?);
+        }
         let mut times = vec![];
         for pass in passes {
             self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
             times.extend(self.pass.profile(&self.gpu, &pass.step(step)).await?);
         }
         times.extend(self.update.profile(&self.gpu, &step).await?);
+        self.moments().iter().zip(&before).for_each(|(moment, before)| moment.write(&self.gpu, 0, before));
         self.gpu.check()?;
         let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
         Ok(Profile::new(self.gpu.info(), tokens, &times))
     }
 
-    /// Mean loss of `passes` and its gradients as an arena ([`Adapter::unpack`] reads it), without an update.
+    /// Mean loss of `passes`, neither noisy nor smoothed, and its gradients as an arena ([`Adapter::unpack`] reads it),
+    /// without an update.
     pub async fn gradients(&self, passes: &[Pass]) -> Result<(f32, Vec<u8>)> {
-        let loss = self.accumulate(passes, 1.0).await?;
-        let grads = self.grads.read(&self.gpu).await?;
-        self.grads.clear(&self.gpu);
+        let step = Step { loss_scale: loss_scale(passes), ..Default::default() };
+        let loss = self.forward_backward_all(passes, step).await?;
+        let grads = self.optimizer.grads.read(&self.gpu).await?;
+        self.optimizer.grads.clear(&self.gpu);
         self.gpu.check()?;
         Ok((loss, grads))
     }

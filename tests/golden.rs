@@ -22,7 +22,7 @@ use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix as HostMatrix};
 use web_lora::lora::{Adapter, merged};
 use web_lora::model;
-use web_lora::train::{Pass, Schedule, TrainOptions, Trainer};
+use web_lora::train::{Pass, Recorded, Schedule, TrainOptions, Trainer};
 
 /// Largest `‖ours - reference‖ / ‖reference‖` of any tensor, by what is compared. PyTorch in float32 is within 1e-6,
 /// 2.5e-6, 5e-7, 2.5e-6 and 8e-6 of the first five: room for another order of summation, none for a wrong formula.
@@ -198,7 +198,8 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
 
     let max_tokens = passes.iter().map(|pass| pass.tokens.len()).max().unwrap();
     let before = gpu.allocated_bytes();
-    let mut trainer = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, 0, &mut |_, _| ()).await?;
+    let mut trainer =
+        Trainer::new(gpu.clone(), &model, &adapter, max_tokens, 0, Recorded::default(), &mut |_, _| ()).await?;
     let (loss, grads) = trainer.gradients(&passes[..1]).await?;
     worst.add("loss", &[loss], &[golden.json["loss"].as_f64().unwrap()]);
     for (name, grad) in adapter.unpack(&grads) {
@@ -208,7 +209,7 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     {
         // Computing activations again instead of keeping them changes no bit.
         let (n, mut quiet) = (model.n_recomputable(), |_, _| ());
-        let again = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, n, &mut quiet).await?;
+        let again = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, n, Recorded::default(), &mut quiet).await?;
         if again.activation_bytes() >= trainer.activation_bytes() {
             return Err("recomputing keeps no less".into());
         }

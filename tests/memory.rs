@@ -12,7 +12,7 @@ use std::rc::Rc;
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture, LoraConfig, Quantization};
 use web_lora::lora::Adapter;
-use web_lora::train::{MemoryPlan, Trainer};
+use web_lora::train::{MemoryPlan, Recorded, Trainer};
 use web_lora::{Error, Result, model};
 use writer::{Item, small_model};
 
@@ -117,7 +117,9 @@ async fn plan_and_take(shape: &Shape, r: usize, max_tokens: usize, budget: u64) 
         let paper = Rc::new(Gpu::paper(gpu.info().clone()));
         let (model, adapter) = model_and_adapter(&paper, &checkpoint, r, max_tokens).await;
         let weights = paper.allocated_bytes() - adapter.params().size_bytes();
-        let plan = |budget| MemoryPlan::new(&paper, &model, weights, &adapter, max_tokens, false, Some(budget));
+        let recorded = Recorded::default();
+        let plan =
+            |budget| MemoryPlan::new(&paper, &model, weights, &adapter, max_tokens, recorded, false, Some(budget));
         let refused = plan(weights).await;
         assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
         plan(budget).await.unwrap()
@@ -125,7 +127,8 @@ async fn plan_and_take(shape: &Shape, r: usize, max_tokens: usize, budget: u64) 
     assert_eq!(gpu.allocated_bytes(), 0, "a plan takes nothing");
 
     let (model, adapter) = model_and_adapter(&gpu, &checkpoint, r, max_tokens).await;
-    let trainer = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, plan.recompute, &mut |_, _| ()).await;
+    let (recompute, recorded) = (plan.recompute, Recorded::default());
+    let trainer = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, recompute, recorded, &mut |_, _| ()).await;
     let _trainer = trainer.unwrap();
     gpu.settle().await.unwrap();
     println!("{max_tokens} tokens in {} MiB: {plan:?}, allocated {}", budget / MIB, gpu.allocated_bytes());

@@ -13,7 +13,7 @@ use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Matrix};
 use web_lora::lora::{Adapter, ModuleShape};
 use web_lora::model::{self, Decoder};
-use web_lora::train::{Pass, Schedule, TrainOptions, Trainer};
+use web_lora::train::{Pass, Recorded, Schedule, TrainOptions, Trainer};
 
 #[cfg(target_arch = "wasm32")]
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
@@ -189,7 +189,8 @@ async fn run(files: &[Rc<dyn ByteSource>], golden: &Golden) {
     golden.examples.iter().for_each(|(ids, supervised)| pass.push(ids, supervised));
     let passes = [pass];
     let n_tokens = passes[0].tokens.len();
-    let mut trainer = Trainer::new(gpu.clone(), &model, &adapter, n_tokens, 0, &mut |_, _| ()).await.unwrap();
+    let mut trainer =
+        Trainer::new(gpu.clone(), &model, &adapter, n_tokens, 0, Recorded::default(), &mut |_, _| ()).await.unwrap();
     let options = TrainOptions {
         learning_rate: train["lr"].as_f64().unwrap(),
         warmup_steps: Some(0),

@@ -1,6 +1,8 @@
 // Cross-entropy of softmax(logits) with a target a row, and its gradient in place of the logits:
 // loss = ln Σ_c exp(logits[c]) - logits[target],  dlogits[c] = (softmax(logits)[c] - [c = target]) · loss_scale.
 //
+// With LABEL_SMOOTHING, the target's distribution is not [c = target] but (1 - ε) [c = target] + ε / width.
+//
 // This part is shared by three dispatches: LANES partial sums a row, their total, the gradient.
 struct Params {
     rows: Rows,
@@ -8,8 +10,9 @@ struct Params {
     width: u32,
     // vec4s from one row to the next.
     stride4: u32,
-    _pad0: u32,
-    _pad1: u32,
+    // Rows that there is room for.
+    capacity: u32,
+    _pad: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 

@@ -18,6 +18,15 @@ struct Step {
     max_grad_norm: f32,
     // For counting alone.
     keys_per_row: f32,
+    // Of every B, with LoRA+.
+    learning_rate_b: f32,
+    label_smoothing: f32,
+    neftune_noise_alpha: f32,
+    // Of the random numbers of this optimiser step.
+    random_key0: u32,
+    random_key1: u32,
+    // Rows of this optimiser step that earlier passes had.
+    first_row: u32,
 }
 @group(0) @binding(0) var<uniform> step: Step;
 

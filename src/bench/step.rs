@@ -12,7 +12,7 @@ use crate::gpu::Gpu;
 use crate::io::{Checkpoint, LoraConfig};
 use crate::lora::Adapter;
 use crate::model::{self, Decoder};
-use crate::train::{MemoryPlan, Pass, TrainOptions, Trainer};
+use crate::train::{MemoryPlan, Pass, Recorded, TrainOptions, Trainer};
 
 /// Steps before any is timed: the first finds out how much work a submit may hold.
 const WARM_UP: usize = 2;
@@ -78,7 +78,7 @@ impl Tuned {
     }
 
     async fn trainer(&self, gpu: &Rc<Gpu>, n_tokens: usize) -> Result<Trainer> {
-        Trainer::new(gpu.clone(), &self.model, &self.adapter, n_tokens, 0, &mut |_, _| ()).await
+        Trainer::new(gpu.clone(), &self.model, &self.adapter, n_tokens, 0, Recorded::default(), &mut |_, _| ()).await
     }
 
     /// Numbers of the linears, all of which are adapted, and of the head.
@@ -107,7 +107,8 @@ pub(super) async fn step_rate(
     let paper = Rc::new(Gpu::paper(gpu.info().clone()));
     let planned = Tuned::load(&paper, checkpoint, tokens).await?;
     let Tuned { model, adapter, weight_bytes } = &planned;
-    let planned = MemoryPlan::new(&paper, model, *weight_bytes, adapter, tokens, false, None).await?;
+    let recorded = Recorded::default();
+    let planned = MemoryPlan::new(&paper, model, *weight_bytes, adapter, tokens, recorded, false, None).await?;
 
     let before = gpu.allocated_bytes();
     let tuned = Tuned::load(gpu, checkpoint, tokens).await?;

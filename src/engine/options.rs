@@ -7,6 +7,7 @@ use super::kinds;
 use crate::io::{LoraConfig, Message, ModuleNames, Quantization};
 use crate::lora::ModuleGroup;
 use crate::model::Config;
+use crate::train::{Optim, Recorded, TrainOptions};
 use crate::{Error, Result};
 
 /// How a model is loaded.
@@ -113,6 +114,29 @@ pub struct PlanOptions {
     pub tokens_per_pass: Option<usize>,
     /// As in [`TrainOptions`].
     pub memory_budget: Option<u64>,
+    /// As in [`TrainOptions`].
+    pub optim: Option<Optim>,
+    /// As in [`TrainOptions`].
+    pub loraplus_lr_ratio: Option<f64>,
+    /// As in [`TrainOptions`].
+    pub label_smoothing_factor: Option<f64>,
+    /// As in [`TrainOptions`].
+    pub neftune_noise_alpha: Option<f64>,
+}
+
+impl PlanOptions {
+    /// What of the run takes memory.
+    pub(super) fn recorded(&self) -> Recorded {
+        let run = TrainOptions::default();
+        let run = TrainOptions {
+            optim: self.optim.unwrap_or(run.optim),
+            loraplus_lr_ratio: self.loraplus_lr_ratio.unwrap_or(run.loraplus_lr_ratio),
+            label_smoothing_factor: self.label_smoothing_factor.unwrap_or(run.label_smoothing_factor),
+            neftune_noise_alpha: self.neftune_noise_alpha.unwrap_or(run.neftune_noise_alpha),
+            ..run
+        };
+        run.recorded()
+    }
 }
 
 /// What to evaluate.

@@ -74,7 +74,7 @@ impl Run {
         trainer: Trainer,
         evaluator: Option<Evaluator>,
     ) -> Self {
-        let batches = Batches::new(dataset.examples.len(), options.batch_size, options.seed);
+        let batches = Batches::new(dataset.examples.len(), options.examples_per_step(), options.seed);
         let state = RunState {
             adapter: adapter.config.to_json(),
             data_digest: digest(dataset),
@@ -133,11 +133,8 @@ impl Run {
     /// The optimiser's step over gradients that the caller added up.
     pub(super) async fn optim_step(&mut self, options: OptimOptions) -> Result<OptimReport> {
         self.drain().await?;
-        let RunState { step, total, .. } = self.state;
-        // A loop of one's own may go on beyond the schedule.
-        let planned = self.state.options.optim_step(step.min(total - 1), total);
+        let planned = self.next_step();
         let optim = OptimStep {
-            t: step as u32 + 1,
             learning_rate: options.learning_rate.unwrap_or(planned.learning_rate),
             weight_decay: options.weight_decay.unwrap_or(planned.weight_decay),
             max_grad_norm: options.max_grad_norm.unwrap_or(planned.max_grad_norm),
@@ -147,6 +144,13 @@ impl Run {
         self.state.step += 1;
         let (step, learning_rate) = (self.state.step, optim.learning_rate);
         Ok(OptimReport { step, grad_norm: metrics.grad_norm, learning_rate, skipped: metrics.skipped })
+    }
+
+    /// The numbers of the next step.
+    pub(super) fn next_step(&self) -> OptimStep {
+        let RunState { step, total, options, .. } = &self.state;
+        // A loop of one's own may go on beyond the schedule.
+        OptimStep { t: *step as u32 + 1, ..options.optim_step(*step.min(&(total - 1)), *total) }
     }
 
     fn goes_on(&self) -> bool {

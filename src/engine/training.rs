@@ -49,14 +49,16 @@ impl Engine {
             progress(Progress { phase: "compile", loaded: done as u64, total: total as u64 })
         };
         let (gpu, decoder) = (&self.gpu, &model.decoder);
-        let (weights, budget) = (model.weight_bytes, options.memory_budget);
-        let memory = MemoryPlan::new(gpu, decoder, weights, adapter, max_tokens, evaluates, budget).await?;
-        let trainer = Trainer::new(gpu.clone(), decoder, adapter, max_tokens, memory.recompute, &mut compile).await?;
+        let (weights, budget, recorded) = (model.weight_bytes, options.memory_budget, options.recorded());
+        let memory = MemoryPlan::new(gpu, decoder, weights, adapter, max_tokens, recorded, evaluates, budget).await?;
+        let recompute = memory.recompute;
+        let trainer =
+            Trainer::new(gpu.clone(), decoder, adapter, max_tokens, recompute, recorded, &mut compile).await?;
         let evaluator = match evaluates {
             true => Some(Evaluator::new(gpu.clone(), decoder, Some(adapter), max_tokens).await?),
             false => None,
         };
-        let batch_size = options.batch_size;
+        let batch_size = options.examples_per_step();
         let run = Run::new(gpu, adapter, dataset, options, trainer, evaluator);
         let plan = TrainPlan {
             steps: run.total(),
@@ -146,7 +148,8 @@ impl Engine {
         }
         let chosen: Vec<&Example> = examples.iter().map(|&at| &dataset.examples[at]).collect();
         let passes = Pass::packed(&chosen, run.trainer.max_tokens());
-        let loss = run.trainer.accumulate(&passes, weight).await?;
+        let optim = run.next_step();
+        let loss = run.trainer.accumulate(&passes, weight, optim).await?;
         let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
         let supervised_tokens = passes.iter().map(|pass| pass.targets.len()).sum();
         Ok(BatchReport { loss, tokens, supervised_tokens })

@@ -39,6 +39,16 @@ pub struct Step {
     pub max_grad_norm: f32,
     /// Mean number of keys that a row sees. No kernel reads it: it is for counting what attention costs.
     pub keys_per_row: f32,
+    /// Learning rate of every B, where it is one of its own (LoRA+).
+    pub learning_rate_b: f32,
+    /// Share of the target's probability that is spread over the vocabulary.
+    pub label_smoothing: f32,
+    /// Size of the noise on the embeddings; 0 for none.
+    pub neftune_noise_alpha: f32,
+    /// Of the random numbers of this optimiser step.
+    pub random_key: [u32; 2],
+    /// Rows of this optimiser step that earlier passes had.
+    pub first_row: u32,
 }
 
 /// Which rows a kernel works on; `struct Rows` of `shaders/shared/step.wgsl`.

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
+use crate::gpu::{Extent, Grid, Recording, Rows, Shader, Slice};
 
 /// Workgroups that WebGPU allows along an axis.
 const MAX_GROUPS: u32 = 65_535;
@@ -18,6 +18,55 @@ pub struct AdamWParams {
     _pad: [u32; 2],
 }
 
+/// Which learning rate a parameter has.
+#[derive(Debug, Clone, Copy)]
+pub enum Rates {
+    /// `step.learning_rate`.
+    One,
+    /// Those of every B `step.learning_rate_b`, and all others that one (LoRA+, arXiv 2402.12354). The slice, `array<u32>`,
+    /// has a bit for every [`RATE_BLOCK_BYTES`] of parameters, the lowest bits first: 1 for B.
+    OfB(Slice),
+}
+
+/// Parameters have one learning rate in blocks of so many bytes.
+pub const RATE_BLOCK_BYTES: u64 = 256;
+
+impl Rates {
+    pub(super) fn shader(self) -> &'static str {
+        match self {
+            Self::One => include_str!("../../shaders/shared/rate_one.wgsl"),
+            Self::OfB(_) => include_str!("../../shaders/shared/rate_of_b.wgsl"),
+        }
+    }
+
+    pub(super) fn binding(self) -> Option<Slice> {
+        match self {
+            Self::One => None,
+            Self::OfB(is_b) => Some(is_b),
+        }
+    }
+}
+
+/// The bits of [`Rates::OfB`] for parameters of `size_bytes` of which `ranges`, in bytes, are those of Bs. These begin
+/// where a block does, and nothing else is in the block where one ends.
+pub fn rate_bits(size_bytes: u64, ranges: impl Iterator<Item = std::ops::Range<u64>>) -> Vec<u32> {
+    let mut bits = vec![0u32; size_bytes.div_ceil(32 * RATE_BLOCK_BYTES) as usize];
+    for range in ranges {
+        assert!(range.start % RATE_BLOCK_BYTES == 0, "a B within a block");
+        for block in range.start / RATE_BLOCK_BYTES..range.end.div_ceil(RATE_BLOCK_BYTES) {
+            bits[block as usize / 32] |= 1 << (block % 32);
+        }
+    }
+    bits
+}
+
+/// As many rows of workgroups as it takes, of about the same length: `(workgroups in a row, grid)`.
+pub(super) fn grid(groups: u32) -> (u32, Grid) {
+    let rows = groups.div_ceil(MAX_GROUPS);
+    let row_groups = groups.div_ceil(rows.max(1));
+    (row_groups, [row_groups, rows, 1].map(Extent::Fixed))
+}
+
 /// Updates `n` parameters and their moments `exp_avg` and `exp_avg_sq` from `grads`; all are padded with zeros to a
 /// whole vec4, and these stay zero. `metrics` are as [`super::grad_norm::grad_norm`] leaves them: gradients are
 /// multiplied by `metrics[2]`, and nothing changes at all when `metrics[3]` is 0.
@@ -30,19 +79,19 @@ pub fn adamw(
     exp_avg_sq: Slice,
     n: usize,
     metrics: Slice,
+    rates: Rates,
 ) {
     let size_bytes = n.next_multiple_of(4) as u64 * 4;
     let arrays = [params, grads, exp_avg, exp_avg_sq];
     assert!(arrays.iter().all(|slice| slice.size_bytes() >= size_bytes), "{label}: sizes for {n} parameters");
-    let shader = Shader::new("adamw", &[("WORKGROUP", WORKGROUP)], &[include_str!("../../shaders/adamw.wgsl")]);
+    let parts =
+        [include_str!("../../shaders/shared/adamw.wgsl"), rates.shader(), include_str!("../../shaders/adamw.wgsl")];
+    let shader = Shader::new("adamw", &[("WORKGROUP", WORKGROUP)], &parts);
     let n4 = n.div_ceil(4) as u32;
-    // As many rows of workgroups as it takes, of about the same length.
-    let groups = n4.div_ceil(WORKGROUP);
-    let rows = groups.div_ceil(MAX_GROUPS);
-    let row_groups = groups.div_ceil(rows.max(1));
+    let (row_groups, grid) = grid(n4.div_ceil(WORKGROUP));
     let uniform = AdamWParams { n4, row_threads: row_groups * WORKGROUP, _pad: [0; 2] };
-    let grid = [row_groups, rows, 1].map(Extent::Fixed);
     let bindings = [grads, metrics, params, exp_avg, exp_avg_sq];
+    let bindings: Vec<Slice> = bindings.into_iter().chain(rates.binding()).collect();
     rec.dispatch(label, &shader, &bindings, &uniform, grid, (Rows::TOKENS, 0));
 }
 
@@ -73,15 +122,16 @@ pub(crate) fn adamw_reference(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::gpu::Step;
     use crate::kernels::testing::*;
 
-    fn step(t: i32) -> Step {
+    pub(in crate::kernels) fn step(t: i32) -> Step {
         let (beta1, beta2) = (0.9f32, 0.999f32);
         Step {
             learning_rate: 1e-2,
+            learning_rate_b: 4e-2,
             bias_correction1: (1.0 - f64::from(beta1).powi(t)) as f32,
             bias_correction2: (1.0 - f64::from(beta2).powi(t)) as f32,
             beta1,
@@ -92,9 +142,10 @@ mod tests {
         }
     }
 
-    fn case(n: usize, t: i32, finite: bool) -> Case {
+    /// Bs in `b_ranges`, in bytes.
+    fn case(n: usize, t: i32, finite: bool, b_ranges: &[std::ops::Range<u64>]) -> Case {
         let step = step(t);
-        let mut case = Case::new(format!("{n}, step {t}, finite {finite}"), step);
+        let mut case = Case::new(format!("{n}, step {t}, finite {finite}, Bs in {b_ranges:?}"), step);
         // All scales of gradient; moments zero before the first step.
         let grads: Vec<f32> = random(n, 2).iter().enumerate().map(|(i, g)| g * 10f32.powi(i as i32 % 12 - 8)).collect();
         let before = f32::from(u8::from(t > 1));
@@ -106,21 +157,32 @@ mod tests {
         let clip = 0.3f32;
         let inputs = [&params, &grads, &exp_avg, &exp_avg_sq];
         let [p, g, m, v] = inputs.map(|values| f64s(values));
-        let expected = if finite { adamw_reference(&step, clip.into(), &p, &g, &m, &v) } else { [p, m, v] };
+        let step_b = Step { learning_rate: step.learning_rate_b, ..step };
+        let [expected, expected_b] = [step, step_b].map(|step| match finite {
+            true => adamw_reference(&step, clip.into(), &p, &g, &m, &v),
+            false => [p.clone(), m.clone(), v.clone()],
+        });
+        let is_b = |at: usize| b_ranges.iter().any(|range| range.contains(&(at as u64 * 4)));
+        let updated = (0..n).map(|at| if is_b(at) { expected_b[0][at] } else { expected[0][at] });
+        let updated: Vec<f64> = updated.collect();
         let [params_at, grads_at, exp_avg_at, exp_avg_sq_at] = inputs.map(|values| case.buffer(values));
         let metrics_at = case.buffer(&[1.0, 1.0, clip, f32::from(u8::from(finite))]);
+        let bits_at = case.buffer(&rate_bits(n.next_multiple_of(4) as u64 * 4, b_ranges.iter().cloned()));
+        let all_alike = b_ranges.is_empty();
         case.record(move |rec, b| {
             let [params, grads, m, v] = [params_at, grads_at, exp_avg_at, exp_avg_sq_at].map(|at| b[at]);
-            adamw(rec, "adamw", params, grads, m, v, n, b[metrics_at]);
+            let rates = if all_alike { Rates::One } else { Rates::OfB(b[bits_at]) };
+            adamw(rec, "adamw", params, grads, m, v, n, b[metrics_at], rates);
         });
         let eps = f64::from(f32::EPSILON);
         // m is a difference of terms below 0.3; the update is below lr times a few, to 8 roundings.
         let m_tolerance = Tolerance { abs: 0.3 * eps, rel: 2.0 * eps };
         let v_tolerance = Tolerance { abs: f64::from(f32::MIN_POSITIVE), rel: 3.0 * eps };
-        let p_tolerance = Tolerance { abs: 8.0 * eps * f64::from(step.learning_rate), rel: 2.0 * eps };
+        let rate = if b_ranges.is_empty() { step.learning_rate } else { step.learning_rate_b };
+        let p_tolerance = Tolerance { abs: 8.0 * eps * f64::from(rate), rel: 2.0 * eps };
         let exact = Tolerance { abs: 0.0, rel: 0.0 };
-        let [p, m, v] = expected;
-        case.expect(params_at, p, if finite { p_tolerance } else { exact });
+        let [_, m, v] = expected;
+        case.expect(params_at, updated, if finite { p_tolerance } else { exact });
         case.expect(exp_avg_at, m, if finite { m_tolerance } else { exact });
         case.expect(exp_avg_sq_at, v, if finite { v_tolerance } else { exact });
         case
@@ -137,7 +199,13 @@ mod tests {
             (100_003, 10, true),
             (70, 3, false)
         ]
-        .map(|(n, t, finite)| case(n, t, finite))
-        .into()
+        .map(|(n, t, finite)| case(n, t, finite, &[]))
+        .into_iter()
+        .chain([
+            case(64, 1, true, &[0..256]),
+            case(1000, 5, true, &[256..1280, 3840..4000]),
+            case(100_003, 10, true, &[1024..40_960, 65_536..65_792, 300_032..399_872]),
+        ])
+        .collect()
     );
 }

@@ -17,35 +17,55 @@ pub struct CrossEntropyParams {
     rows: Rows,
     width: u32,
     stride4: u32,
-    _pad: [u32; 2],
+    capacity: u32,
+    _pad: u32,
 }
 
 impl CrossEntropyParams {
-    fn new(rows: Rows, width: usize) -> Self {
-        Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, _pad: [0; 2] }
+    fn new(rows: Rows, logits: Matrix) -> Self {
+        // The most rows that a window can have.
+        let capacity = logits.slice.size_bytes() / (logits.stride() as u64 * 4);
+        Self { capacity: capacity as u32, ..Self::sized(rows, logits.width) }
+    }
+
+    fn sized(rows: Rows, width: usize) -> Self {
+        Self { rows, width: width as u32, stride4: super::stride(width) as u32 / 4, capacity: 0, _pad: 0 }
     }
 }
 
 /// A shader of the family.
-fn shader(name: &'static str, source: &str) -> Shader {
+fn shader(name: &'static str, source: &str, label_smoothing: bool) -> Shader {
     let shared =
         [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/shared/cross_entropy.wgsl")];
-    Shader::new(name, &[("LANES", LANES)], &[shared[0], shared[1], source])
+    let constants = [("LANES", LANES), ("LABEL_SMOOTHING", u32::from(label_smoothing))];
+    Shader::new(name, &constants, &[shared[0], shared[1], source])
 }
 
 /// For each of `rows`, with `target = targets[rows.start + i]` (`array<u32>`):
 /// `losses[rows.start + i] = ln Σ exp(logits[i]) - logits[i, target]`, and `logits` `[rows, vocab_size]`, the window's
 /// alone, become `(softmax(logits[i]) - onehot(target)) · step.loss_scale`. `losses` are f32, as many as targets.
-pub fn cross_entropy(rec: &mut Recording, label: &str, rows: Rows, logits: Matrix, targets: Slice, losses: Slice) {
-    let params = CrossEntropyParams::new(rows, logits.width);
-    let totals = loss_only(rec, label, &params, logits, targets, losses);
-    let gradient = shader("cross_entropy_gradient", include_str!("../../shaders/cross_entropy_gradient.wgsl"));
+///
+/// With `label_smoothing`, the loss is `(1 - ε)` times that plus `ε` times the mean over the vocabulary of
+/// `-ln softmax(logits[i])`, with ε = `step.label_smoothing` (transformers' `LabelSmoother`), and the gradient its own.
+pub fn cross_entropy(
+    rec: &mut Recording,
+    label: &str,
+    rows: Rows,
+    logits: Matrix,
+    targets: Slice,
+    losses: Slice,
+    label_smoothing: bool,
+) {
+    let params = CrossEntropyParams::new(rows, logits);
+    let totals = loss_only(rec, label, &params, logits, targets, losses, label_smoothing);
+    let source = include_str!("../../shaders/cross_entropy_gradient.wgsl");
+    let gradient = shader("cross_entropy_gradient", source, label_smoothing);
     let grid = [Extent::cover(params.stride4, 64), Extent::Rows { rows, per: 1 }, Extent::Fixed(1)];
     let flops = 20 * logits.width as u64;
     rec.dispatch(label, &gradient, &[targets, totals, logits.slice], &params, grid, (rows, flops));
 }
 
-/// The losses of [`cross_entropy`] alone, which leaves `logits` as they are, and
+/// The losses of [`cross_entropy`] alone, not smoothed, which leaves `logits` as they are, and
 /// `hits[rows.start + i]` 1.0 where no token is likelier than the target, else 0.0. f32, as many as targets.
 pub fn cross_entropy_scores(
     rec: &mut Recording,
@@ -56,9 +76,9 @@ pub fn cross_entropy_scores(
     losses: Slice,
     hits: Slice,
 ) {
-    let params = CrossEntropyParams::new(rows, logits.width);
-    let totals = loss_only(rec, label, &params, logits, targets, losses);
-    let hit = shader("cross_entropy_hits", include_str!("../../shaders/cross_entropy_hits.wgsl"));
+    let params = CrossEntropyParams::new(rows, logits);
+    let totals = loss_only(rec, label, &params, logits, targets, losses, false);
+    let hit = shader("cross_entropy_hits", include_str!("../../shaders/cross_entropy_hits.wgsl"), false);
     let grid = [Extent::Rows { rows, per: 16 }, Extent::Fixed(1), Extent::Fixed(1)];
     rec.dispatch(label, &hit, &[logits.slice, targets, totals, hits], &params, grid, (rows, 1));
 }
@@ -71,30 +91,32 @@ fn loss_only(
     logits: Matrix,
     targets: Slice,
     losses: Slice,
+    label_smoothing: bool,
 ) -> Slice {
     let rows = params.rows;
-    // The most rows that a window can have.
-    let capacity = logits.slice.size_bytes() / (logits.stride() as u64 * 4);
-    let partials = rec.floats("partials", capacity * u64::from(LANES) * 2);
+    let capacity = u64::from(params.capacity);
+    let partials = rec.floats("partials", capacity * u64::from(LANES) * if label_smoothing { 4 } else { 2 });
     let totals = rec.floats("totals", capacity * 2);
     let (each, one) = (Extent::Rows { rows, per: 1 }, Extent::Fixed(1));
 
-    let partial = shader("cross_entropy_partial", include_str!("../../shaders/cross_entropy_partial.wgsl"));
+    let partial =
+        shader("cross_entropy_partial", include_str!("../../shaders/cross_entropy_partial.wgsl"), label_smoothing);
     let grid = [Extent::cover(LANES, 64), each, one];
     rec.dispatch(label, &partial, &[logits.slice, partials], params, grid, (rows, 20 * logits.width as u64));
 
-    let total = shader("cross_entropy_total", include_str!("../../shaders/cross_entropy_total.wgsl"));
+    let total = shader("cross_entropy_total", include_str!("../../shaders/cross_entropy_total.wgsl"), label_smoothing);
     let bindings = [logits.slice, targets, partials, losses, totals];
     let grid = [Extent::Rows { rows, per: 16 }, one, one];
     rec.dispatch(label, &total, &bindings, params, grid, (rows, 20 * u64::from(LANES)));
     totals
 }
 
-/// `(losses, dlogits)` of the window's rows in f64.
+/// `(losses, dlogits)` of the window's rows in f64, smoothed by `smoothing`.
 #[cfg(test)]
 pub(crate) fn cross_entropy_reference(
     params: &CrossEntropyParams,
     loss_scale: f64,
+    smoothing: f64,
     logits: &[f64],
     targets: &[u32],
 ) -> (Vec<f64>, Vec<f64>) {
@@ -104,8 +126,11 @@ pub(crate) fn cross_entropy_reference(
     for (row, &target) in logits.chunks(stride).zip(targets) {
         let largest = row[..width].iter().copied().fold(f64::MIN, f64::max);
         let sum: f64 = row[..width].iter().map(|v| (v - largest).exp()).sum();
-        losses.push(sum.ln() + (largest - row[target as usize]));
-        let gradient = |c: usize| (row[c] - largest).exp() / sum - f64::from(u8::from(c == target as usize));
+        let nll = |c: usize| sum.ln() + (largest - row[c]);
+        let spread = smoothing / width as f64;
+        losses.push((1.0 - smoothing) * nll(target as usize) + spread * (0..width).map(nll).sum::<f64>());
+        let aim = |c: usize| spread + if c == target as usize { 1.0 - smoothing } else { 0.0 };
+        let gradient = |c: usize| (row[c] - largest).exp() / sum - aim(c);
         dlogits.extend((0..stride).map(|c| if c < width { gradient(c) * loss_scale } else { 0.0 }));
     }
     (losses, dlogits)
@@ -118,26 +143,30 @@ mod tests {
     use crate::kernels::testing::*;
 
     /// `n_rows` logits up to `size` either way; the window begins at target `start`.
-    fn case(n_rows: usize, start: usize, vocab: usize, size: f32) -> Case {
-        let rows = Rows::targets(start as u32, n_rows.next_multiple_of(16) as u32);
-        let step = Step { n_targets: (start + n_rows) as u32, loss_scale: 0.125, ..Default::default() };
-        let mut case = Case::new(format!("{n_rows} rows from {start}, {vocab}, {size}"), step);
-        let params = CrossEntropyParams::new(rows, vocab);
+    fn case(n_rows: usize, start: usize, vocab: usize, size: f32, smoothing: Option<f32>) -> Case {
+        let capacity = n_rows.next_multiple_of(16);
+        let rows = Rows::targets(start as u32, capacity as u32);
+        let label_smoothing = smoothing.unwrap_or(0.0);
+        let n_targets = (start + n_rows) as u32;
+        let step = Step { n_targets, loss_scale: 0.125, label_smoothing, ..Default::default() };
+        let mut case = Case::new(format!("{n_rows} rows from {start}, {vocab}, {size}, {smoothing:?}"), step);
+        let params = CrossEntropyParams::sized(rows, vocab);
         let mut logits: Vec<f32> = random_matrix(n_rows, vocab, 1).iter().map(|v| v * size).collect();
         // A first row that is sure of its target: a loss of about exp(-40) times the vocabulary.
         logits[vocab / 2] = 40.0 + size;
         logits[n_rows * super::super::stride(vocab)..].fill(f32::NAN);
         let targets: Vec<u32> =
             (0..start + n_rows).map(|i| ((i - start.min(i)) * 7919 + vocab / 2) as u32 % vocab as u32).collect();
+        let [scale, label_smoothing] = [step.loss_scale, label_smoothing].map(f64::from);
         let (losses, dlogits) =
-            cross_entropy_reference(&params, f64::from(step.loss_scale), &f64s(&logits), &targets[start..]);
+            cross_entropy_reference(&params, scale, label_smoothing, &f64s(&logits), &targets[start..]);
 
         let before = vec![3.0; start + n_rows];
         let [logits_at, losses_at] = [&logits, &before].map(|values| case.buffer(values));
         let targets_at = case.buffer(&targets);
         case.record(move |rec, b| {
             let logits = Matrix { slice: b[logits_at], width: vocab };
-            cross_entropy(rec, "loss", rows, logits, b[targets_at], b[losses_at]);
+            cross_entropy(rec, "loss", rows, logits, b[targets_at], b[losses_at], smoothing.is_some());
         });
         let eps = f64::from(f32::EPSILON);
         // An exponential is an ulp off besides the half ulp of its argument, which is below 2 * size; adding up takes
@@ -147,9 +176,10 @@ mod tests {
         let relative = eps * (1.0 + f64::from(size) + 0.5 * chain.sqrt());
         let mut expected = f64s(&before);
         expected[start..].copy_from_slice(&losses);
-        case.expect(losses_at, expected, Tolerance { abs: relative, rel: 2.0 * eps });
+        // Smoothed, the sum of the logits in such a chain, and their differences as they are.
+        let spread = label_smoothing * eps * f64::from(size + 40.0) * (2.0 + 0.5 * chain.sqrt());
+        case.expect(losses_at, expected, Tolerance { abs: relative + spread, rel: 2.0 * eps });
         // Next to the target, the probability less one.
-        let scale = f64::from(step.loss_scale);
         case.expect(logits_at, dlogits, Tolerance { abs: eps * scale, rel: 2.0 * relative });
         case
     }
@@ -166,8 +196,11 @@ mod tests {
             (20, 0, 49152, 10.0),
             (2, 64, 262144, 10.0),
         ]
-        .map(|(n_rows, start, vocab, size)| case(n_rows, start, vocab, size))
-        .into()
+        .into_iter()
+        .flat_map(|(n_rows, start, vocab, size)| {
+            [None, Some(0.0), Some(0.1), Some(0.75)].map(|smoothing| case(n_rows, start, vocab, size, smoothing))
+        })
+        .collect()
     );
 
     /// Losses as the whole kernel has them; a hit where the target is as likely as any.
@@ -175,7 +208,7 @@ mod tests {
         let rows = Rows::targets(start as u32, n_rows.next_multiple_of(16) as u32);
         let step = Step { n_targets: (start + n_rows) as u32, ..Default::default() };
         let mut case = Case::new(format!("{n_rows} rows from {start}, {vocab}"), step);
-        let params = CrossEntropyParams::new(rows, vocab);
+        let params = CrossEntropyParams::sized(rows, vocab);
         let stride = super::super::stride(vocab);
         let mut logits = random_matrix(n_rows, vocab, 1);
         let targets: Vec<u32> = (0..start + n_rows).map(|i| (i * 7919) as u32 % vocab as u32).collect();
@@ -184,7 +217,7 @@ mod tests {
             logits[row * stride + targets[start + row] as usize] = 2.0;
         }
         logits[(targets[start] as usize + 1) % vocab] = 2.0;
-        let (losses, _) = cross_entropy_reference(&params, 1.0, &f64s(&logits), &targets[start..]);
+        let (losses, _) = cross_entropy_reference(&params, 1.0, 0.0, &f64s(&logits), &targets[start..]);
         let likeliest = |row: usize| {
             let row_logits = &logits[row * stride..][..vocab];
             row_logits.iter().all(|&other| other <= row_logits[targets[start + row] as usize])
@@ -211,10 +244,12 @@ mod tests {
 
     #[test]
     fn cross_entropy_gradient_is_the_derivative() {
-        let params = CrossEntropyParams::new(Rows::targets(0, 2), 8);
+        let params = CrossEntropyParams::sized(Rows::targets(0, 2), 8);
         let logits = f64s(&random(16, 1));
-        let loss = |logits: &[f64]| cross_entropy_reference(&params, 0.5, logits, &[3, 7]).0.iter().sum::<f64>() * 0.5;
-        let (_, dlogits) = cross_entropy_reference(&params, 0.5, &logits, &[3, 7]);
-        assert_close(&dlogits, &finite_differences(&logits, loss));
+        for smoothing in [0.0, 0.1] {
+            let reference = |logits: &[f64]| cross_entropy_reference(&params, 0.5, smoothing, logits, &[3, 7]);
+            let loss = |logits: &[f64]| reference(logits).0.iter().sum::<f64>() * 0.5;
+            assert_close(&reference(&logits).1, &finite_differences(&logits, loss));
+        }
     }
 }

@@ -38,7 +38,11 @@ pub struct Sampling {
 /// logits the lowest id comes first. The likeliest is taken where it is infinite or NaN; other such logits are not
 /// drawn. `sampling` holds a [`Sampling`].
 pub fn sample(rec: &mut Recording, label: &str, sampling: Slice, logits: Matrix, chosen: Slice) {
-    let parts = [include_str!("../../shaders/shared/math.wgsl"), include_str!("../../shaders/sample.wgsl")];
+    let parts = [
+        include_str!("../../shaders/shared/math.wgsl"),
+        include_str!("../../shaders/shared/random.wgsl"),
+        include_str!("../../shaders/sample.wgsl"),
+    ];
     let shader = Shader::new("sample", &[("THREADS", THREADS)], &parts);
     let width = logits.width as u32;
     let id_bits = (u32::BITS - width.leading_zeros()).next_multiple_of(2);
@@ -68,26 +72,12 @@ pub(crate) fn sample_reference(sampling: &Sampling, logits: &[f32]) -> u32 {
     });
     let n_kept = (short.count() + 1).min(order.len());
     let wait = |id: u32| {
-        let words = pcg4d([sampling.seed[0], sampling.seed[1], sampling.position, id / 4]);
+        let words = super::random::pcg4d([sampling.seed[0], sampling.seed[1], sampling.position, id / 4]);
         let u = (f64::from(words[id as usize % 4]) + 0.5) / 2f64.powi(32);
         -(-u).ln_1p() * (-exponent(id)).exp()
     };
     let first = order[..n_kept].iter().min_by(|&&a, &&b| wait(a).total_cmp(&wait(b)));
     *first.expect("the likeliest is kept")
-}
-
-#[cfg(test)]
-fn pcg4d(key: [u32; 4]) -> [u32; 4] {
-    let mut v = key.map(|word| word.wrapping_mul(1664525).wrapping_add(1013904223));
-    let mix = |v: &mut [u32; 4]| {
-        for (to, a, b) in [(0, 1, 3), (1, 2, 0), (2, 0, 1), (3, 1, 2)] {
-            v[to] = v[to].wrapping_add(v[a].wrapping_mul(v[b]));
-        }
-    };
-    mix(&mut v);
-    v = v.map(|word| word ^ (word >> 16));
-    mix(&mut v);
-    v
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ impl Tolerance {
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 type Record = Box<dyn Fn(&mut Recording, &[Slice])>;
+type Check = Box<dyn Fn(&[u8]) -> Result<(), String>>;
 
 /// One kernel call: buffers, what to record, what should come out.
 pub(crate) struct Case {
@@ -34,11 +35,12 @@ pub(crate) struct Case {
     record: Option<Record>,
     variant: Option<Variant>,
     expected: Vec<(usize, Vec<f64>, Tolerance)>,
+    checks: Vec<(usize, Check)>,
 }
 
 impl Case {
     pub(crate) fn new(name: impl Into<String>, step: Step) -> Self {
-        Self { name: name.into(), step, buffers: vec![], record: None, variant: None, expected: vec![] }
+        Self { name: name.into(), step, buffers: vec![], record: None, variant: None, expected: vec![], checks: vec![] }
     }
 
     /// A buffer holding `values`; returns its number.
@@ -78,6 +80,11 @@ impl Case {
     /// What the first values of a buffer must be afterwards.
     pub(crate) fn expect(&mut self, buffer: usize, values: Vec<f64>, tolerance: Tolerance) {
         self.expected.push((buffer, values, tolerance));
+    }
+
+    /// What must be true of a buffer's bytes afterwards, where they are no f32.
+    pub(crate) fn check(&mut self, buffer: usize, check: impl Fn(&[u8]) -> Result<(), String> + 'static) {
+        self.checks.push((buffer, Box::new(check)));
     }
 }
 
@@ -134,6 +141,10 @@ async fn run(gpu: &Gpu, case: &Case) -> Result<(), String> {
             buffer.write(gpu, 0, bytes);
         }
         plan.replay(gpu, &case.step);
+        for (index, check) in &case.checks {
+            let bytes = buffers[*index].read(gpu).await.map_err(text)?;
+            check(&bytes).map_err(|message| format!("buffer {index}: {message}"))?;
+        }
         for (at, (index, expected, tolerance)) in case.expected.iter().enumerate() {
             let bytes = buffers[*index].read(gpu).await.map_err(text)?;
             if repeat == 1 {

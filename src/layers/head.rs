@@ -33,9 +33,17 @@ impl Head<'_> {
         }
     }
 
-    /// Mean cross-entropy times its share of the step, added to `metrics[0]`, and its gradient on `hidden`, written
-    /// to `d_hidden` (zero in rows without a target).
-    pub fn loss(&self, rec: &mut Recording, batch: &BatchView, hidden: Matrix, metrics: Slice, d_hidden: Matrix) {
+    /// Mean cross-entropy (smoothed with `label_smoothing`) times its share of the step, added to `metrics[0]`, and its
+    /// gradient on `hidden`, written to `d_hidden` (zero in rows without a target).
+    pub fn loss(
+        &self,
+        rec: &mut Recording,
+        batch: &BatchView,
+        hidden: Matrix,
+        label_smoothing: bool,
+        metrics: Slice,
+        d_hidden: Matrix,
+    ) {
         let all = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", all, hidden.width);
         gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
@@ -50,7 +58,7 @@ impl Head<'_> {
             for weight in self.weight.weights(rec) {
                 matmul(rec, "lm_head", rows, x, &weight, None, None, logits, Store::Replace);
             }
-            cross_entropy(rec, "cross_entropy", rows, logits, batch.target_ids, losses);
+            cross_entropy(rec, "cross_entropy", rows, logits, batch.target_ids, losses, label_smoothing);
             for (index, weight) in self.weight.weights(rec).iter().enumerate() {
                 let store = Store::Replace.term(index > 0, true);
                 matmul_transposed(rec, "lm_head.dx", rows, logits, weight, None, dx, store);

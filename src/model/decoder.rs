@@ -8,6 +8,7 @@ use crate::kernels::Matrix;
 use crate::kernels::attention::AttentionShape;
 use crate::kernels::embedding::{add_positions, embedding};
 use crate::kernels::matmul::{Activation, Store};
+use crate::kernels::neftune::neftune;
 use crate::kernels::rms_norm::After;
 use crate::kernels::segments::Layout;
 use crate::layers::{
@@ -115,6 +116,15 @@ struct Layer {
     output_norm: Option<Norm>,
 }
 
+/// What a training pass can do besides, by numbers of the step's uniform.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassExtras {
+    /// Noise on the embeddings.
+    pub neftune: bool,
+    /// A loss that is smoothed over the vocabulary.
+    pub label_smoothing: bool,
+}
+
 /// What the backward pass reads of a layer: what its halves read, and what they kept unless that is to be recomputed.
 struct LayerSaved {
     x: Matrix,
@@ -174,13 +184,31 @@ impl Decoder {
         adapter: &AdapterView,
         cache: Option<&KvCache>,
     ) -> (Matrix, Vec<LayerSaved>) {
-        let mut hidden = matrix(rec, "embed_tokens", Rows::TOKENS, self.config.hidden_size);
+        let hidden = self.embed(rec, batch);
+        self.run_layers(rec, batch, adapter, cache, hidden)
+    }
+
+    /// The embeddings of the tokens.
+    fn embed(&self, rec: &mut Recording, batch: &BatchView) -> Matrix {
+        let hidden = matrix(rec, "embed_tokens", Rows::TOKENS, self.config.hidden_size);
         for weight in self.embed_tokens.weights(rec) {
             embedding(rec, "embed_tokens", batch.tokens, &weight, self.embed_scale, hidden);
         }
         for weight in self.embed_positions.as_ref().map_or(vec![], |table| table.weights(rec)) {
             add_positions(rec, "embed_positions", batch.tokens, &weight, hidden);
         }
+        hidden
+    }
+
+    /// All layers on these embeddings, which stay.
+    fn run_layers(
+        &self,
+        rec: &mut Recording,
+        batch: &BatchView,
+        adapter: &AdapterView,
+        cache: Option<&KvCache>,
+        mut hidden: Matrix,
+    ) -> (Matrix, Vec<LayerSaved>) {
         let mut saved = vec![];
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = cache.map(|cache| (cache, index));
@@ -424,9 +452,14 @@ impl Decoder {
         batch: &BatchView,
         adapter: &AdapterView,
         recompute: usize,
+        extras: PassExtras,
         metrics: Slice,
     ) {
-        let (hidden, mut saved) = self.forward(rec, batch, adapter, None);
+        let embedded = self.embed(rec, batch);
+        if extras.neftune {
+            neftune(rec, "neftune", batch.tokens, embedded);
+        }
+        let (hidden, mut saved) = self.run_layers(rec, batch, adapter, None, embedded);
         // Feed-forward halves keep some three times as much as attention's, for the same work.
         for index in 0..recompute.min(self.n_recomputable()) {
             let layer = &mut saved[index % self.layers.len()];
@@ -437,7 +470,7 @@ impl Decoder {
             }
         }
         let d = matrix(rec, "d_hidden", Rows::TOKENS, hidden.width);
-        rec.scope("head", |rec| self.head().loss(rec, batch, hidden, metrics, d));
+        rec.scope("head", |rec| self.head().loss(rec, batch, hidden, extras.label_smoothing, metrics, d));
         rec.phase("backward");
         // Nothing is computed below the lowest adapted layer.
         let lowest = self.layers.iter().position(|layer| layer.is_adapted(adapter)).unwrap_or(self.layers.len());

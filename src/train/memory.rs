@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::{Evaluator, Trainer};
+use super::{Evaluator, Recorded, Trainer};
 use crate::gpu::Gpu;
 use crate::lora::Adapter;
 use crate::model::Decoder;
@@ -18,7 +18,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// A and B of every adapted linear.
     pub adapter: u64,
-    /// Gradients and both moments.
+    /// Gradients, both moments, and what the optimiser needs besides.
     pub optimizer: u64,
     /// What the forward pass keeps for the backward pass.
     pub activations: u64,
@@ -35,7 +35,7 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Of training `adapter` on `model`, of `weights` bytes, with passes of up to `max_tokens` tokens, within
+    /// Of training `adapter` on `model`, of `weights` bytes, with `recorded` passes of up to `max_tokens` tokens, within
     /// `budget` bytes in all: as much as possible is kept, and the rest computed again. `evaluates` says that there is
     /// an [`Evaluator`] of passes as large beside it.
     ///
@@ -46,10 +46,12 @@ impl MemoryPlan {
         weights: u64,
         adapter: &Adapter,
         max_tokens: usize,
+        recorded: Recorded,
         evaluates: bool,
         budget: Option<u64>,
     ) -> Result<Self> {
-        let on_paper = |recompute| Self::on_paper(gpu, model, weights, adapter, max_tokens, evaluates, recompute);
+        let on_paper =
+            |recompute| Self::on_paper(gpu, model, weights, adapter, max_tokens, recorded, evaluates, recompute);
         let all_kept = on_paper(0).await?;
         let Some(budget) = budget.filter(|budget| all_kept.total > *budget) else { return Ok(all_kept) };
         // The fewest parts that fit: memory falls, or stays, as more are given up.
@@ -85,11 +87,13 @@ impl MemoryPlan {
         weights: u64,
         adapter: &Adapter,
         max_tokens: usize,
+        recorded: Recorded,
         evaluates: bool,
         recompute: usize,
     ) -> Result<Self> {
         let paper = Rc::new(Gpu::paper(gpu.info().clone()));
-        let trainer = Trainer::new(paper.clone(), model, adapter, max_tokens, recompute, &mut |_, _| ()).await?;
+        let mut quiet = |_, _| ();
+        let trainer = Trainer::new(paper.clone(), model, adapter, max_tokens, recompute, recorded, &mut quiet).await?;
         let evaluation = match evaluates {
             true => Evaluator::new(paper, model, Some(adapter), max_tokens).await?.size_bytes(),
             false => 0,

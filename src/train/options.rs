@@ -10,14 +10,41 @@ pub const MAX_TOKENS: usize = 32_768;
 
 /// How the learning rate goes after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// Half a cosine down to 0.
     Cosine,
+    /// The same `num_cycles` times, each time from the peak.
+    CosineWithRestarts,
     /// A line down to 0.
     Linear,
     /// Stays.
     Constant,
+}
+
+/// How AdamW keeps its moments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Optim {
+    /// In f32: 8 bytes for each trained number.
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// In 8 bits, with a scale for every 256 ([`crate::kernels::adamw_8bit`]): some 2 bytes for each trained number.
+    #[serde(rename = "adamw_8bit")]
+    AdamW8bit,
+}
+
+/// What the recording of a run's step depends on; all other numbers are in the step's uniform.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Which moments there are.
+    pub optim: Optim,
+    /// Bs have a learning rate of their own.
+    pub loraplus: bool,
+    /// The loss is smoothed.
+    pub label_smoothing: bool,
+    /// There is noise on the embeddings.
+    pub neftune: bool,
 }
 
 /// Settings of a run, with the names and meanings of transformers' `TrainingArguments` where it has them.
@@ -28,8 +55,10 @@ pub struct TrainOptions {
     pub steps: Option<usize>,
     /// Times through the examples. Default 3 where `steps` is not given.
     pub epochs: Option<f64>,
-    /// Examples of an optimiser step.
+    /// Examples of an optimiser step, or of each of its parts.
     pub batch_size: usize,
+    /// Batches of an optimiser step, whose loss is the mean over the supervised tokens of all of them.
+    pub gradient_accumulation_steps: usize,
     /// Tokens of a pass; a step has as many passes as its examples need. Default: what suits the examples.
     pub tokens_per_pass: Option<usize>,
     /// GPU memory that model, adapter and training may take together, in bytes. Where keeping all activations needs
@@ -39,8 +68,14 @@ pub struct TrainOptions {
     pub learning_rate: f64,
     /// Steps from 0 to the peak. Default: 5 % of all, rounded down.
     pub warmup_steps: Option<usize>,
+    /// The same as a share of all steps, rounded up; `warmup_steps` wins where it is above 0.
+    pub warmup_ratio: Option<f64>,
     /// How the learning rate goes after the warmup.
     pub schedule: Schedule,
+    /// How many cosines [`Schedule::CosineWithRestarts`] has. Default: 1.
+    pub num_cycles: Option<usize>,
+    /// How moments are kept.
+    pub optim: Optim,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// AdamW's first decay rate.
@@ -51,7 +86,15 @@ pub struct TrainOptions {
     pub eps: f64,
     /// Global norm that gradients are scaled down to; 0 for no limit.
     pub max_grad_norm: f64,
-    /// Order of the examples.
+    /// LoRA+ (arXiv 2402.12354): the learning rate of every B over that of A, which is `learning_rate`. Weight decay, which
+    /// AdamW multiplies with the learning rate, is one number for both.
+    pub loraplus_lr_ratio: f64,
+    /// Share of the target's probability that is spread evenly over the vocabulary.
+    pub label_smoothing_factor: f64,
+    /// NEFTune (arXiv 2310.05914): embeddings get noise, uniform up to this over the root of their numbers in the example.
+    /// 0 for none.
+    pub neftune_noise_alpha: f64,
+    /// Order of the examples, and noise.
     pub seed: u64,
     /// Steps between evaluations, where examples are held out; there is one after the last step too. Default: none.
     pub eval_steps: Option<usize>,
@@ -69,16 +112,23 @@ impl Default for TrainOptions {
             steps: None,
             epochs: None,
             batch_size: 4,
+            gradient_accumulation_steps: 1,
             tokens_per_pass: None,
             memory_budget: None,
             learning_rate: 1e-3,
             warmup_steps: None,
+            warmup_ratio: None,
             schedule: Schedule::Cosine,
+            num_cycles: None,
+            optim: Optim::AdamW,
             weight_decay: 0.0,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
             max_grad_norm: 1.0,
+            loraplus_lr_ratio: 1.0,
+            label_smoothing_factor: 0.0,
+            neftune_noise_alpha: 0.0,
             seed: 0,
             eval_steps: None,
             eval_on_start: false,
@@ -87,6 +137,9 @@ impl Default for TrainOptions {
         }
     }
 }
+
+/// Most examples of an optimiser step.
+const MAX_EXAMPLES: usize = 4096;
 
 impl TrainOptions {
     /// Refuses what makes no sense, by the name the caller used.
@@ -101,7 +154,9 @@ impl TrainOptions {
             _ => Ok(()),
         };
         count("steps", self.steps, 1..=1_000_000)?;
-        count("batchSize", Some(self.batch_size), 1..=4096)?;
+        count("batchSize", Some(self.batch_size), 1..=MAX_EXAMPLES)?;
+        let most = MAX_EXAMPLES / self.batch_size;
+        count("gradientAccumulationSteps", Some(self.gradient_accumulation_steps), 1..=most)?;
         count("tokensPerPass", self.tokens_per_pass, 16..=MAX_TOKENS)?;
         count("warmupSteps", self.warmup_steps, 0..=1_000_000)?;
         count("evalSteps", self.eval_steps, 1..=1_000_000)?;
@@ -116,6 +171,15 @@ impl TrainOptions {
                 return Err(setting(name, "given", "nothing where evalSteps is not given: it needs evaluations"));
             }
         }
+        if let Some(ratio) = self.warmup_ratio {
+            number("warmupRatio", ratio, (0.0..=1.0).contains(&ratio), "0 to 1")?;
+        }
+        match (self.num_cycles, self.schedule) {
+            (Some(cycles), schedule) if schedule != Schedule::CosineWithRestarts => {
+                return Err(setting("numCycles", cycles, "none unless schedule is cosine_with_restarts"));
+            }
+            (cycles, _) => count("numCycles", cycles, 1..=1_000_000)?,
+        }
         if let Some(epochs) = self.epochs {
             number("epochs", epochs, epochs > 0.0 && epochs <= 10_000.0, "above 0, at most 10000")?;
         }
@@ -125,27 +189,63 @@ impl TrainOptions {
         number("beta1", self.beta1, (0.0..1.0).contains(&self.beta1), "0 up to but not including 1")?;
         number("beta2", self.beta2, (0.0..1.0).contains(&self.beta2), "0 up to but not including 1")?;
         number("eps", self.eps, self.eps > 0.0 && self.eps <= 1.0, "above 0, at most 1")?;
-        number("maxGradNorm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 (no limit) or more")
+        number("maxGradNorm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 (no limit) or more")?;
+        let ratio = self.loraplus_lr_ratio;
+        number("loraplusLrRatio", ratio, ratio > 0.0 && ratio <= 1e6, "above 0, at most 1000000")?;
+        let smoothing = self.label_smoothing_factor;
+        number("labelSmoothingFactor", smoothing, (0.0..1.0).contains(&smoothing), "0 up to but not including 1")?;
+        let alpha = self.neftune_noise_alpha;
+        number("neftuneNoiseAlpha", alpha, (0.0..=1e6).contains(&alpha), "0 (none) to 1000000")
+    }
+
+    /// Examples of an optimiser step.
+    pub fn examples_per_step(&self) -> usize {
+        self.batch_size * self.gradient_accumulation_steps
+    }
+
+    /// What the recording of its step depends on.
+    pub fn recorded(&self) -> Recorded {
+        Recorded {
+            optim: self.optim,
+            loraplus: self.loraplus_lr_ratio != 1.0,
+            label_smoothing: self.label_smoothing_factor > 0.0,
+            neftune: self.neftune_noise_alpha > 0.0,
+        }
     }
 
     /// Optimiser steps over `n_examples`.
     pub fn total_steps(&self, n_examples: usize) -> usize {
         let epochs = self.epochs.unwrap_or(3.0);
-        self.steps.unwrap_or_else(|| (epochs * n_examples as f64 / self.batch_size as f64).ceil().max(1.0) as usize)
+        let steps = epochs * n_examples as f64 / self.examples_per_step() as f64;
+        self.steps.unwrap_or_else(|| steps.ceil().max(1.0) as usize)
     }
 
-    /// AdamW's numbers at 0-based `step` of `total`, the learning rate as transformers'
-    /// `get_{cosine,linear,constant}_schedule_with_warmup` has it.
+    /// Steps of the warmup of `total`, as transformers' `TrainingArguments.get_warmup_steps` has them where one of the two
+    /// settings is given.
+    fn warmup(&self, total: usize) -> usize {
+        match (self.warmup_steps, self.warmup_ratio) {
+            (Some(steps), None) => steps,
+            (Some(steps), Some(_)) if steps > 0 => steps,
+            (_, Some(ratio)) => (total as f64 * ratio).ceil() as usize,
+            (None, None) => total / 20,
+        }
+    }
+
+    /// The numbers of 0-based `step` of `total`, the learning rate as transformers'
+    /// `get_{cosine,cosine_with_hard_restarts,linear,constant}_schedule_with_warmup` has it.
     pub fn optim_step(&self, step: usize, total: usize) -> OptimStep {
-        let warmup = self.warmup_steps.unwrap_or(total / 20);
+        let warmup = self.warmup(total);
         let factor = if step < warmup {
             step as f64 / warmup as f64
         } else {
             let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+            let cosine = |progress: f64| (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0);
             match self.schedule {
                 Schedule::Constant => 1.0,
                 Schedule::Linear => (1.0 - progress).max(0.0),
-                Schedule::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
+                Schedule::Cosine => cosine(progress),
+                Schedule::CosineWithRestarts if progress >= 1.0 => 0.0,
+                Schedule::CosineWithRestarts => cosine(progress * self.num_cycles.unwrap_or(1) as f64 % 1.0),
             }
         };
         OptimStep {
@@ -156,6 +256,10 @@ impl TrainOptions {
             eps: self.eps,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
+            loraplus_lr_ratio: self.loraplus_lr_ratio,
+            label_smoothing_factor: self.label_smoothing_factor,
+            neftune_noise_alpha: self.neftune_noise_alpha,
+            seed: self.seed,
         }
     }
 }
@@ -180,6 +284,47 @@ mod tests {
         assert!((at(Schedule::Cosine, 10) - 0.5 * (1.0 + (std::f64::consts::PI * 7.0 / 17.0).cos())).abs() < 1e-12);
         assert!((at(Schedule::Linear, 10) - 10.0 / 17.0).abs() < 1e-12);
         assert_eq!(at(Schedule::Constant, 19), 1.0);
+        for step in 0..20 {
+            assert_eq!(at(Schedule::CosineWithRestarts, step), at(Schedule::Cosine, step));
+        }
+    }
+
+    #[test]
+    fn cosines_start_again() {
+        let options = TrainOptions {
+            schedule: Schedule::CosineWithRestarts,
+            num_cycles: Some(3),
+            warmup_steps: Some(2),
+            learning_rate: 0.5,
+            ..Default::default()
+        };
+        let at = |step| options.optim_step(step, 32).learning_rate / 0.5;
+        assert_eq!([1, 2, 12, 22, 32].map(at), [0.5, 1.0, 1.0, 1.0, 0.0]);
+        assert!(
+            (at(17) - 0.5).abs() < 1e-12 && (at(11) - 0.5 * (1.0 + (0.9 * std::f64::consts::PI).cos())).abs() < 1e-12
+        );
+    }
+
+    #[test]
+    fn a_warmup_is_given_in_steps_or_as_a_share() {
+        let warmup =
+            |warmup_steps, warmup_ratio| TrainOptions { warmup_steps, warmup_ratio, ..Default::default() }.warmup(50);
+        assert_eq!([warmup(None, None), warmup(Some(0), None), warmup(Some(7), None)], [2, 0, 7]);
+        assert_eq!([warmup(None, Some(0.05)), warmup(None, Some(0.0)), warmup(None, Some(1.0))], [3, 0, 50]);
+        // transformers' own rule for two: 0 steps are none given.
+        assert_eq!([warmup(Some(7), Some(0.05)), warmup(Some(0), Some(0.05))], [7, 3]);
+    }
+
+    #[test]
+    fn a_step_has_the_examples_of_all_its_batches() {
+        let options = TrainOptions { batch_size: 4, gradient_accumulation_steps: 3, ..Default::default() };
+        assert_eq!((options.examples_per_step(), options.total_steps(100)), (12, 25));
+    }
+
+    #[test]
+    fn settings_that_change_nothing_record_nothing() {
+        let options = TrainOptions { loraplus_lr_ratio: 1.0, neftune_noise_alpha: 0.0, ..Default::default() };
+        assert_eq!((options.recorded(), TrainOptions::default().recorded()), Default::default());
     }
 
     #[test]
@@ -203,6 +348,14 @@ mod tests {
             ("evalSteps", TrainOptions { eval_steps: Some(0), ..ok() }),
             ("earlyStoppingPatience", TrainOptions { early_stopping_patience: Some(3), ..ok() }),
             ("loadBestModelAtEnd", TrainOptions { load_best_model_at_end: true, ..ok() }),
+            ("gradientAccumulationSteps", TrainOptions { gradient_accumulation_steps: 0, ..ok() }),
+            ("gradientAccumulationSteps", TrainOptions { gradient_accumulation_steps: 1025, ..ok() }),
+            ("warmupRatio", TrainOptions { warmup_ratio: Some(1.5), ..ok() }),
+            ("numCycles", TrainOptions { num_cycles: Some(2), ..ok() }),
+            ("numCycles", TrainOptions { num_cycles: Some(0), schedule: Schedule::CosineWithRestarts, ..ok() }),
+            ("loraplusLrRatio", TrainOptions { loraplus_lr_ratio: 0.0, ..ok() }),
+            ("labelSmoothingFactor", TrainOptions { label_smoothing_factor: 1.0, ..ok() }),
+            ("neftuneNoiseAlpha", TrainOptions { neftune_noise_alpha: -5.0, ..ok() }),
         ] {
             match options.validate() {
                 Err(Error::BadSetting { name: named, .. }) => assert_eq!(named, name),

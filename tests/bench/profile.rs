@@ -8,7 +8,7 @@ use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, FileSource, LoraConfig};
 use web_lora::lora::Adapter;
 use web_lora::model;
-use web_lora::train::{Pass, Trainer};
+use web_lora::train::{Pass, Recorded, Trainer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pollster::block_on(run())
@@ -25,7 +25,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let target_modules =
         groups.iter().flat_map(|group| &group.modules).map(|module| module.kind().to_owned()).collect();
     let adapter = Adapter::new(&gpu, LoraConfig::new(8, 16.0, target_modules), &groups, 0)?;
-    let trainer = Trainer::new(gpu.clone(), &model, &adapter, n_tokens, 0, &mut |_, _| ()).await?;
+    let trainer = Trainer::new(gpu.clone(), &model, &adapter, n_tokens, 0, Recorded::default(), &mut |_, _| ()).await?;
 
     // One example, all of it supervised; which tokens they are makes no difference to the time.
     let ids: Vec<u32> = (0..n_tokens as u32).map(|at| 100 + at * 37 % 1000).collect();

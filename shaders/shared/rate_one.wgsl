@@ -1,0 +1,5 @@
+
+// The learning rate of vec4 number `i`: one for all.
+fn learning_rate(i: u32) -> f32 {
+    return step.learning_rate;
+}

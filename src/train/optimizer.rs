@@ -1,0 +1,68 @@
+//! The optimiser's memory and its part of a step: the gradients, what AdamW remembers of them, the adapter's update.
+
+use crate::Result;
+use crate::gpu::{Buffer, Gpu, Recording, Slice};
+use crate::kernels::adamw::{Rates, adamw, rate_bits};
+use crate::kernels::adamw_8bit::{Moments8bit, adamw_8bit, moments_bytes};
+use crate::kernels::grad_norm::grad_norm;
+use crate::lora::Adapter;
+
+use super::options::{Optim, Recorded};
+
+/// Gradients and moments of an adapter's arena.
+pub(super) struct Optimizer {
+    optim: Optim,
+    pub(super) grads: Buffer,
+    /// By PyTorch's names; [`Optim::AdamW8bit`] has `absmax` besides.
+    pub(super) moments: Vec<Buffer>,
+    /// Which parameters are of Bs, where these have a learning rate of their own.
+    is_b: Option<Buffer>,
+}
+
+impl Optimizer {
+    pub(super) fn new(gpu: &Gpu, adapter: &Adapter, recorded: Recorded) -> Result<Self> {
+        let arena_bytes = adapter.params().size_bytes();
+        let grads = Buffer::storage(gpu, "grads", arena_bytes)?;
+        let moment = |(name, size_bytes): (&str, u64)| Buffer::storage(gpu, name, size_bytes);
+        let moments = match recorded.optim {
+            Optim::AdamW => ["exp_avg", "exp_avg_sq"].map(|name| (name, arena_bytes)).to_vec(),
+            Optim::AdamW8bit => {
+                let bytes = moments_bytes((arena_bytes / 4) as usize);
+                ["exp_avg", "exp_avg_sq", "absmax"].into_iter().zip(bytes).collect()
+            }
+        };
+        let moments = moments.into_iter().map(moment).collect::<Result<_>>()?;
+        let is_b = match recorded.loraplus {
+            true => {
+                let bits = rate_bits(arena_bytes, adapter.b_ranges());
+                let buffer = Buffer::storage(gpu, "is_b", bits.len() as u64 * 4)?;
+                buffer.write(gpu, 0, bytemuck::cast_slice(&bits));
+                Some(buffer)
+            }
+            false => None,
+        };
+        Ok(Self { optim: recorded.optim, grads, moments, is_b })
+    }
+
+    /// Bytes of all of it.
+    pub(super) fn size_bytes(&self) -> u64 {
+        [&self.grads].into_iter().chain(&self.moments).chain(&self.is_b).map(Buffer::size_bytes).sum()
+    }
+
+    /// Appends the step over the gradients as they are, and what it leaves in `metrics`; clears the gradients.
+    pub(super) fn record(&self, rec: &mut Recording, params: &Buffer, metrics: Slice) {
+        let n = (params.size_bytes() / 4) as usize;
+        let [params, grads] = [params, &self.grads].map(|buffer| rec.external(buffer));
+        let moments: Vec<Slice> = self.moments.iter().map(|buffer| rec.external(buffer)).collect();
+        let rates = self.is_b.as_ref().map_or(Rates::One, |is_b| Rates::OfB(rec.external(is_b)));
+        grad_norm(rec, "grad_norm", grads, n, metrics);
+        match self.optim {
+            Optim::AdamW => adamw(rec, "adamw", params, grads, moments[0], moments[1], n, metrics, rates),
+            Optim::AdamW8bit => {
+                let moments = Moments8bit { exp_avg: moments[0], exp_avg_sq: moments[1], absmax: moments[2] };
+                adamw_8bit(rec, "adamw", params, grads, moments, n, metrics, rates);
+            }
+        }
+        rec.clear(grads);
+    }
+}
