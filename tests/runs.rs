@@ -4,7 +4,7 @@
 #[macro_use]
 mod tiny;
 
-use tiny::{DATA, engine, options};
+use tiny::{DATA, all_options, engine, options};
 use web_lora::Error;
 use web_lora::engine::{Engine, EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions};
 use web_lora::train::TrainOptions;
@@ -34,7 +34,15 @@ async fn finish(engine: &mut Engine) -> Vec<f32> {
 }
 
 engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
-    let options = || TrainOptions { weight_decay: 0.01, ..options(9) };
+    taken_up_anywhere(TrainOptions { weight_decay: 0.01, ..options(9) }).await;
+});
+
+engine_test!(with_noise_and_moments_in_8_bits_too, async {
+    taken_up_anywhere(all_options(9)).await;
+});
+
+async fn taken_up_anywhere(options: TrainOptions) {
+    let options = || options.clone();
     let mut whole = started(options()).await;
     let losses = finish(&mut whole).await;
     let expected = whole.save_adapter().await.unwrap();
@@ -54,7 +62,7 @@ engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
         assert_eq!(finish(&mut second).await, losses[told..], "from step {at}");
         assert!(second.save_adapter().await.unwrap() == expected, "from step {at}");
     }
-});
+}
 
 engine_test!(another_runs_state_is_refused, async {
     let mut engine = started(options(3)).await;
@@ -103,19 +111,22 @@ engine_test!(evaluating_is_training_without_learning, async {
 });
 
 engine_test!(steps_by_hand_are_the_runs_own, async {
-    let options = || TrainOptions { batch_size: 4, max_grad_norm: 0.5, ..options(5) };
-    let mut run = started(options()).await;
-    let losses = finish(&mut run).await;
-    let mut by_hand = started(options()).await;
-    for (step, loss) in losses.iter().enumerate() {
-        // As the run packs them, so that even the order of its sums is the same.
-        let batch = by_hand.forward_backward(&run_order(step), 1.0).await.unwrap();
-        assert_eq!(batch.loss, *loss);
-        let report = by_hand.optim_step(OptimOptions::default()).await.unwrap();
-        assert_eq!((report.step, report.skipped), (step + 1, false));
+    for options in [all_options(5), options(5)] {
+        let options = || TrainOptions { batch_size: 4, max_grad_norm: 0.5, ..options.clone() };
+        let mut run = started(options()).await;
+        let losses = finish(&mut run).await;
+        let mut by_hand = started(options()).await;
+        for (step, loss) in losses.iter().enumerate() {
+            // As the run packs them, so that even the order of its sums is the same.
+            let batch = by_hand.forward_backward(&run_order(step), 1.0).await.unwrap();
+            assert_eq!(batch.loss, *loss);
+            let report = by_hand.optim_step(OptimOptions::default()).await.unwrap();
+            assert_eq!((report.step, report.skipped), (step + 1, false));
+        }
+        assert!(by_hand.save_adapter().await.unwrap() == run.save_adapter().await.unwrap());
     }
-    assert!(by_hand.save_adapter().await.unwrap() == run.save_adapter().await.unwrap());
 
+    let mut by_hand = started(options(5)).await;
     // Halves of two calls are the mean of both.
     let half = by_hand.forward_backward(&[0, 1], 0.5).await.unwrap();
     by_hand.forward_backward(&[2, 3], 0.5).await.unwrap();

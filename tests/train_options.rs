@@ -14,14 +14,13 @@ use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix as HostMatrix};
 use web_lora::lora::Adapter;
 use web_lora::model::{self, Decoder};
-use web_lora::train::{Batches, Optim, TrainOptions, Trainer};
+use web_lora::train::{Batches, Optim, Pass, TrainOptions, Trainer};
 
-/// Largest difference of a loss, as asked for. Some are within 5e-6, which is what f32 leaves of a loss of 8.
-const LOSS_TOLERANCE: f64 = 5e-4;
-/// Of losses with f32 moments: what is asked for would let a tenth of LoRA+'s effect pass.
-const F32_LOSS_TOLERANCE: f64 = 2e-5;
-/// Largest relative difference of a factor's norm.
-const NORM_TOLERANCE: f64 = 1e-4;
+/// Largest difference of a loss: f32 has some 5e-7 for one of 8, and steps add up what they differ in. With moments in 8
+/// bits, a value between two codes may become either, which is a relative difference of a hundredth in that number.
+const LOSS_TOLERANCES: [(Optim, f64); 2] = [(Optim::AdamW, 2e-5), (Optim::AdamW8bit, 5e-4)];
+/// Largest relative difference of a factor's norm, likewise.
+const NORM_TOLERANCES: [(Optim, f64); 2] = [(Optim::AdamW, 2e-5), (Optim::AdamW8bit, 2e-3)];
 
 fn fixtures() -> &'static Path {
     Path::new("tests/fixtures")
@@ -127,18 +126,12 @@ impl Golden {
 
     /// The step's passes: where there is noise, the examples in the order of the file, as the generator has them (rows
     /// have noise of their own by where they are).
-    fn passes(
-        &self,
-        batches: &Batches,
-        step: usize,
-        options: &TrainOptions,
-        max_tokens: usize,
-    ) -> Vec<web_lora::train::Pass> {
+    fn passes(&self, batches: &Batches, step: usize, options: &TrainOptions, max_tokens: usize) -> Vec<Pass> {
         if options.neftune_noise_alpha == 0.0 {
             return batches.passes(step, &self.examples, max_tokens);
         }
         let micro_batches = self.examples.chunks(options.batch_size).map(|examples| {
-            let mut pass = web_lora::train::Pass::default();
+            let mut pass = Pass::default();
             examples.iter().for_each(|example| pass.push(&example.ids, &example.supervised));
             pass
         });
@@ -177,9 +170,8 @@ fn each_option_is_transformers_own() {
             });
             let (loss_off, norm_off) = (off(&curve), norm_off.fold(0.0, f64::max));
             println!("{name}: loss {loss_off:.1e}, norms {norm_off:.1e}, from plain {:.1e}", off(&plain));
-            let is_8bit = options.optim == Optim::AdamW8bit;
-            let (loss_tolerance, norm_tolerance) =
-                if is_8bit { (LOSS_TOLERANCE, 10.0 * NORM_TOLERANCE) } else { (F32_LOSS_TOLERANCE, NORM_TOLERANCE) };
+            let [loss_tolerance, norm_tolerance] = [LOSS_TOLERANCES, NORM_TOLERANCES]
+                .map(|tolerances| tolerances.iter().find(|(optim, _)| *optim == options.optim).unwrap().1);
             if !(loss_off <= loss_tolerance && norm_off <= norm_tolerance) {
                 failed.push(name.clone());
             }
@@ -198,7 +190,66 @@ fn each_option_changes_the_curve() {
         for name in golden.runs.keys().filter(|name| !["plain", "accumulation"].contains(&name.as_str())) {
             let curve = golden.numbers(name, "curve");
             let off = plain.iter().zip(&curve).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(off > 2.0 * LOSS_TOLERANCE, "{name}: {off}");
+            assert!(off > 1e-3, "{name}: {off}");
         }
+    });
+}
+
+/// Moments in 8 bits lead where moments in f32 do. A moment is off by at most half of what lies between two codes, a
+/// hundredth of it in the middle of a decade, and as often above as below: over twenty steps some thousandths of what the
+/// loss falls by.
+#[test]
+fn moments_in_8_bits_follow_moments_in_f32() {
+    pollster::block_on(async {
+        let golden = Golden::open().await;
+        let run =
+            async |optim| golden.train(&TrainOptions { optim, ..golden.options("plain") }, golden.tokens(), 0).await;
+        let (f32s, bytes) = (run(Optim::AdamW).await, run(Optim::AdamW8bit).await);
+        let fall = f32s.losses[0] - f32s.losses[20];
+        for (a, b) in f32s.losses.iter().zip(&bytes.losses) {
+            assert!((a - b).abs() < 2e-3 * fall, "{:?} for {:?}", bytes.losses, f32s.losses);
+        }
+        assert!(f32s.losses != bytes.losses && f32s.dispatches == bytes.dispatches);
+        // Gradients of 4 bytes, and moments of 8, or of 2 with two scales for every 256.
+        let n = f32s.optimizer_bytes as f64 / 12.0;
+        assert!((bytes.optimizer_bytes as f64 / n - 6.0 - 8.0 / 256.0).abs() < 0.01, "{}", bytes.optimizer_bytes);
+    });
+}
+
+/// A run that computes activations again has the same noise and ends in the same bits; another seed has other noise.
+#[test]
+fn recomputing_changes_no_bit_and_the_noise_is_the_seeds() {
+    pollster::block_on(async {
+        let golden = Golden::open().await;
+        for name in ["together", "together_8bit"] {
+            let options = golden.options(name);
+            let whole = golden.train(&options, golden.tokens(), 0).await;
+            let recomputed = golden.train(&options, golden.tokens(), golden.model.n_recomputable()).await;
+            assert_eq!((&whole.losses, &whole.adapter), (&recomputed.losses, &recomputed.adapter));
+            let other =
+                golden.train(&TrainOptions { seed: options.seed + 1, ..options.clone() }, golden.tokens(), 0).await;
+            assert_ne!(whole.losses, other.losses);
+        }
+    });
+}
+
+/// What an option costs in dispatches: NEFTune's noise is one more, all others are in what there is.
+#[test]
+fn options_are_no_dispatches_of_their_own() {
+    pollster::block_on(async {
+        let golden = Golden::open().await;
+        let adapter = Adapter::from_file(&golden.gpu, &golden.init, &golden.model.modules()).unwrap();
+        let dispatches = async |run: &str| {
+            let recorded = golden.options(run).recorded();
+            let trainer =
+                Trainer::new(golden.gpu.clone(), &golden.model, &adapter, 128, 0, recorded, &mut |_, _| ()).await;
+            trainer.unwrap().n_dispatches()
+        };
+        let plain = dispatches("plain").await;
+        for run in ["loraplus", "smoothing", "adamw_8bit", "restarts", "accumulation"] {
+            assert_eq!(dispatches(run).await, plain, "{run}");
+        }
+        assert_eq!(dispatches("neftune").await, plain + 1);
+        assert_eq!(dispatches("together_8bit").await, plain + 1);
     });
 }

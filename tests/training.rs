@@ -4,13 +4,13 @@
 #[macro_use]
 mod tiny;
 
-use tiny::{DATA, engine, engine_with, options, tiny_model, train};
+use tiny::{DATA, all_options, engine, engine_with, options, tiny_model, train};
 use web_lora::Error;
 use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions, Prompt};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{Counts, DeviceOptions};
 use web_lora::io::{AdapterFile, Message, ModuleNames};
-use web_lora::train::TrainOptions;
+use web_lora::train::{Optim, TrainOptions};
 
 #[cfg(target_arch = "wasm32")]
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
@@ -80,13 +80,13 @@ engine_test!(one_seed_gives_the_same_bytes, async {
 });
 
 engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
-    // With the GPU's clock, where it has one, and without.
-    for default_limits in [false, true] {
+    // With the GPU's clock, where it has one, and without; all options off and on.
+    for (default_limits, options) in [(false, options(4)), (true, options(4)), (true, all_options(4))] {
         let mut weights = vec![];
         for profiled in [false, true] {
             let mut engine = engine_with(DeviceOptions { default_limits, ..Default::default() }).await;
             engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-            let plan = engine.start_training(options(4), &mut |_| ()).await.unwrap();
+            let plan = engine.start_training(options.clone(), &mut |_| ()).await.unwrap();
             engine.train_step().await.unwrap();
             if profiled {
                 let profile = engine.profile().await.unwrap();
@@ -109,6 +109,19 @@ engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
         }
         assert!(weights[0] == weights[1]);
     }
+});
+
+engine_test!(batches_accumulated_are_one_large_batch, async {
+    let mut engine = engine().await;
+    engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    let mut runs = vec![];
+    for (batch_size, gradient_accumulation_steps) in [(4, 1), (2, 2), (1, 4)] {
+        engine.new_adapter(LoraOptions::default()).unwrap();
+        let batches = TrainOptions { batch_size, gradient_accumulation_steps, ..options(5) };
+        let losses = train(&mut engine, TrainOptions { tokens_per_pass: Some(64), ..batches }).await;
+        runs.push((losses, engine.save_adapter().await.unwrap().1));
+    }
+    assert!(runs[0] == runs[1] && runs[0] == runs[2]);
 });
 
 engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
@@ -135,14 +148,24 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
     // The first forecast measures how fast the GPU is.
     let forecast = engine.plan_memory(&tiny_model(), PlanOptions::default()).await.unwrap();
     assert!(forecast.tokens_per_second > 0.0 && forecast.tokens_per_second.is_finite());
-    for (r, target_modules, tokens) in
-        [(8, None, 67), (3, targets(&["down_proj"]), 512), (64, targets(&["q_proj"]), 100)]
-    {
+    let (plain, all) = (options(1), all_options(1));
+    let loraplus = TrainOptions { optim: Optim::AdamW, ..all.clone() };
+    for (r, target_modules, tokens, run) in [
+        (8, None, 67, &plain),
+        (8, None, 67, &all),
+        (3, targets(&["down_proj"]), 512, &plain),
+        (3, targets(&["down_proj"]), 512, &loraplus),
+        (64, targets(&["q_proj"]), 100, &plain),
+    ] {
         let before = (engine.allocated_bytes(), engine.counts());
         let wanted = PlanOptions {
             r: Some(r),
             target_modules: target_modules.clone(),
             tokens_per_pass: Some(tokens),
+            optim: Some(run.optim),
+            loraplus_lr_ratio: Some(run.loraplus_lr_ratio),
+            label_smoothing_factor: Some(run.label_smoothing_factor),
+            neftune_noise_alpha: Some(run.neftune_noise_alpha),
             ..Default::default()
         };
         let planned = engine.plan_memory(&tiny_model(), wanted).await.unwrap().memory;
@@ -151,7 +174,7 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
         engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
         engine.new_adapter(LoraOptions { r, target_modules, ..Default::default() }).unwrap();
-        let options = TrainOptions { tokens_per_pass: Some(tokens), ..options(1) };
+        let options = TrainOptions { tokens_per_pass: Some(tokens), ..run.clone() };
         let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
         assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));
         let parts = [planned.weights, planned.adapter, planned.optimizer, planned.activations, planned.workspace];
@@ -162,8 +185,9 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
 engine_test!(a_steady_step_makes_nothing_and_submits_once_a_pass, async {
     let mut engine = engine().await;
     let longest = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap().longest;
-    for tokens_per_pass in [None, Some(longest)] {
-        let options = TrainOptions { batch_size: 4, tokens_per_pass, ..options(60) };
+    let runs = [options(60), all_options(60)].map(|run| [None, Some(longest)].map(|tokens| (run.clone(), tokens)));
+    for (run, tokens_per_pass) in runs.into_iter().flatten() {
+        let options = TrainOptions { batch_size: 4, tokens_per_pass, ..run };
         let passes = engine.start_training(options, &mut |_| ()).await.unwrap().passes;
         assert_eq!(passes > 1, tokens_per_pass.is_some());
         for _ in 0..2 {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use web_lora::engine::{Engine, LoadOptions, TrainProgress};
 use web_lora::gpu::DeviceOptions;
 use web_lora::io::{ByteSource, MemorySource};
-use web_lora::train::TrainOptions;
+use web_lora::train::{Optim, Schedule, TrainOptions};
 
 /// An async test, native or in a browser.
 macro_rules! engine_test {
@@ -58,6 +58,19 @@ pub(crate) async fn engine_with(options: DeviceOptions) -> Engine {
 /// A run of two examples a step.
 pub(crate) fn options(steps: usize) -> TrainOptions {
     TrainOptions { steps: Some(steps), batch_size: 2, learning_rate: 1e-2, warmup_steps: Some(0), ..Default::default() }
+}
+
+/// The same with every option that changes what is recorded.
+pub(crate) fn all_options(steps: usize) -> TrainOptions {
+    TrainOptions {
+        optim: Optim::AdamW8bit,
+        loraplus_lr_ratio: 4.0,
+        label_smoothing_factor: 0.1,
+        neftune_noise_alpha: 5.0,
+        schedule: Schedule::CosineWithRestarts,
+        num_cycles: Some(2),
+        ..options(steps)
+    }
 }
 
 /// Trains to the end; the loss of every step.

@@ -16,6 +16,8 @@ const WHOLE_NUMBERS = new Set([
   'sampleSteps',
   'saveSteps',
   'examples',
+  'gradientAccumulationSteps',
+  'numCycles',
   'seed',
   'r',
   'maxLength',

@@ -236,14 +236,19 @@ export interface AdapterFiles {
   weights: Uint8Array<ArrayBuffer>;
 }
 
-export type Schedule = 'cosine' | 'linear' | 'constant';
+export type Schedule = 'cosine' | 'cosine_with_restarts' | 'linear' | 'constant';
+
+/** How AdamW keeps its moments: in f32, or in 8 bits with a scale for every 256 numbers. */
+export type Optim = 'adamw' | 'adamw_8bit';
 
 export interface TrainOptions {
   /** Optimiser steps; takes precedence over `epochs`. */
   steps?: number;
   epochs?: number;
-  /** Examples in one optimiser step. */
+  /** Examples in one optimiser step, or in each part of one. */
   batchSize?: number;
+  /** Batches in one optimiser step, whose loss is the mean over all their supervised tokens. */
+  gradientAccumulationSteps?: number;
   /** Capacity of one forward and backward pass; a batch that needs more takes several. */
   tokensPerPass?: number;
   /**
@@ -253,12 +258,24 @@ export interface TrainOptions {
   memoryBudget?: number;
   learningRate?: number;
   warmupSteps?: number;
+  /** The same as a share of all steps, rounded up; `warmupSteps` wins where it is above 0. */
+  warmupRatio?: number;
   schedule?: Schedule;
+  /** How many cosines `cosine_with_restarts` has. Default: 1. */
+  numCycles?: number;
+  /** `adamw_8bit` saves half of the optimiser's memory, at the cost of coarser moments. Default: `adamw`. */
+  optim?: Optim;
   weightDecay?: number;
   beta1?: number;
   beta2?: number;
   eps?: number;
   maxGradNorm?: number;
+  /** LoRA+: the learning rate of every B, as a multiple of `learningRate`, which A keeps. Default: 1. */
+  loraplusLrRatio?: number;
+  /** Share of the target's probability that is spread evenly over the vocabulary. Default: 0. */
+  labelSmoothingFactor?: number;
+  /** NEFTune: size of the noise on the embeddings during training; 5 is usual. Default: 0, none. */
+  neftuneNoiseAlpha?: number;
   seed?: number;
   /** Steps between evaluations, where examples are held out; there is one after the last step too. Default: none. */
   evalSteps?: number;
@@ -306,6 +323,10 @@ export interface PlanMemoryOptions {
   /** 512 where not given. */
   tokensPerPass?: number;
   memoryBudget?: number;
+  optim?: Optim;
+  loraplusLrRatio?: number;
+  labelSmoothingFactor?: number;
+  neftuneNoiseAlpha?: number;
 }
 
 /** GPU memory during training, in bytes, to the byte. */
@@ -313,7 +334,7 @@ export interface MemoryPlan {
   weights: number;
   /** The factors of the adapter. */
   adapter: number;
-  /** Gradients and both moments. */
+  /** Gradients, both moments, and what the optimiser needs besides. */
   optimizer: number;
   /** What the forward pass keeps for the backward pass. */
   activations: number;
