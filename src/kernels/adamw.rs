@@ -202,7 +202,7 @@ pub(super) mod tests {
         .map(|(n, t, finite)| case(n, t, finite, &[]))
         .into_iter()
         .chain([
-            case(64, 1, true, &[0..256]),
+            case(64, 1, true, std::slice::from_ref(&(0..256))),
             case(1000, 5, true, &[256..1280, 3840..4000]),
             case(100_003, 10, true, &[1024..40_960, 65_536..65_792, 300_032..399_872]),
         ])

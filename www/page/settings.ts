@@ -21,7 +21,8 @@ const NUMBERS: Setting[] = [
   { name: 'maxLength', label: 'Maximum length', hint: 'Examples longer than this many tokens are cut.', value: '512' },
   { name: 'seed', label: 'Seed', hint: 'The same seed and examples on the same device give the same adapter, byte for byte.', value: '0' },
 ];
-const SCHEDULES: Record<Schedule, string> = {
+/** Those that need no setting of their own. */
+const SCHEDULES: Record<Exclude<Schedule, 'cosine_with_restarts'>, string> = {
   cosine: 'Cosine: falls to zero in a curve',
   linear: 'Linear: falls to zero in a line',
   constant: 'Constant: stays as it is',
