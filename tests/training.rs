@@ -185,8 +185,8 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
 engine_test!(a_steady_step_makes_nothing_and_submits_once_a_pass, async {
     let mut engine = engine().await;
     let longest = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap().longest;
-    let runs = [options(60), all_options(60)].map(|run| [None, Some(longest)].map(|tokens| (run.clone(), tokens)));
-    for (run, tokens_per_pass) in runs.into_iter().flatten() {
+    let several = Some(longest);
+    for (run, tokens_per_pass) in [(options(60), None), (options(60), several), (all_options(60), several)] {
         let options = TrainOptions { batch_size: 4, tokens_per_pass, ..run };
         let passes = engine.start_training(options, &mut |_| ()).await.unwrap().passes;
         assert_eq!(passes > 1, tokens_per_pass.is_some());
