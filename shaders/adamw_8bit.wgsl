@@ -10,9 +10,10 @@ struct Params {
     row_groups: u32,
     _pad0: u32,
     _pad1: u32,
-    // Ascending.
-    signed_map: array<vec4<f32>, 64>,
-    unsigned_map: array<vec4<f32>, 64>,
+    // Of the codes of first moments, ascending, then of those of second ones.
+    map: array<vec4<f32>, 128>,
+    // Half way from each to the next.
+    middles: array<vec4<f32>, 128>,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> grads: array<vec4<f32>>;
@@ -28,24 +29,21 @@ struct Params {
 const SIGNED = 0u;
 const UNSIGNED = 256u;
 
-// Both maps, one after the other.
 var<workgroup> sh_map: array<f32, 512>;
+var<workgroup> sh_middles: array<f32, 512>;
 var<workgroup> sh_absmax: array<vec2<f32>, WORKGROUP>;
 
-fn values(at: vec4<u32>) -> vec4<f32> {
+fn decode(codes: u32, first: u32) -> vec4<f32> {
+    let at = ((vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) + first;
     return vec4<f32>(sh_map[at.x], sh_map[at.y], sh_map[at.z], sh_map[at.w]);
 }
 
-fn decode(codes: u32, first: u32) -> vec4<f32> {
-    return values(((vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) + first);
-}
-
-// The codes of the nearest values, and of two as near of the lower.
+// The codes of the nearest values, and of two as near of the lower: how many middles lie below.
 fn encode(x: vec4<f32>, first: u32) -> vec4<u32> {
     var code = vec4<u32>(0u);
     for (var half = 128u; half > 0u; half >>= 1u) {
-        let upper = code + half + first;
-        let middle = 0.5 * (values(upper - 1u) + values(upper));
+        let at = code + (first + half - 1u);
+        let middle = vec4<f32>(sh_middles[at.x], sh_middles[at.y], sh_middles[at.z], sh_middles[at.w]);
         code += select(vec4<u32>(0u), vec4<u32>(half), x > middle);
     }
     return code;
@@ -64,9 +62,9 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
     let block = workgroup_id.y * params.row_groups + workgroup_id.x;
     let i = block * WORKGROUP + thread;
     let is_in = i < params.n4;
-    for (var at = 0u; at < 4u; at += 1u) {
-        sh_map[SIGNED + thread * 4u + at] = params.signed_map[thread][at];
-        sh_map[UNSIGNED + thread * 4u + at] = params.unsigned_map[thread][at];
+    for (var at = thread * 8u; at < thread * 8u + 8u; at += 1u) {
+        sh_map[at] = params.map[at / 4u][at % 4u];
+        sh_middles[at] = params.middles[at / 4u][at % 4u];
     }
     workgroupBarrier();
 

@@ -20,8 +20,8 @@ pub struct AdamW8bitParams {
     n4: u32,
     row_groups: u32,
     _pad: [u32; 2],
-    signed_map: [f32; 256],
-    unsigned_map: [f32; 256],
+    map: [[f32; 256]; 2],
+    middles: [[f32; 256]; 2],
 }
 
 /// Moments of `n` numbers; all zero bytes where there has been no step.
@@ -65,8 +65,8 @@ pub fn adamw_8bit(
     let shader = Shader::new("adamw_8bit", &[("WORKGROUP", WORKGROUP)], &parts);
     let n4 = n.div_ceil(4) as u32;
     let (row_groups, grid) = grid(n4.div_ceil(WORKGROUP));
-    let [signed_map, unsigned_map] = [true, false].map(dynamic_map);
-    let uniform = AdamW8bitParams { n4, row_groups, _pad: [0; 2], signed_map, unsigned_map };
+    let map = [true, false].map(dynamic_map);
+    let uniform = AdamW8bitParams { n4, row_groups, _pad: [0; 2], map, middles: map.map(middles) };
     let bindings = [grads, metrics, params, exp_avg, exp_avg_sq, absmax];
     let bindings: Vec<Slice> = bindings.into_iter().chain(rates.binding()).collect();
     rec.dispatch(label, &shader, &bindings, &uniform, grid, (Rows::TOKENS, 0));
@@ -91,6 +91,14 @@ pub fn dynamic_map(signed: bool) -> [f32; 256] {
     let mut map = [0.0; 256];
     map.iter_mut().zip(values).for_each(|(to, value)| *to = value as f32);
     map
+}
+
+/// Half way from each value to the next, and anything after the last.
+fn middles(map: [f32; 256]) -> [f32; 256] {
+    let mut middles = map;
+    let pairs = map.windows(2).map(|pair| 0.5 * (pair[0] + pair[1]));
+    middles.iter_mut().zip(pairs).for_each(|(to, middle)| *to = middle);
+    middles
 }
 
 #[cfg(test)]
