@@ -10,7 +10,7 @@ use crate::io::AdapterFile;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdapterSpectrum {
-    /// By module, in the order of the model's layers.
+    /// By module: layers in their order, and names in theirs.
     pub modules: Vec<ModuleSpectrum>,
     /// Numbers in the adapter.
     pub parameters: usize,
