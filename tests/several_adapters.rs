@@ -227,11 +227,12 @@ fn engine_without_a_model_says_so() {
     assert_eq!(code(block_on(empty.inspect_adapter(&AdapterSource::InUse)).map(drop)), "not_ready");
 }
 
-/// Largest difference of the probabilities that two answers tell of the same tokens.
+/// Largest difference of the probabilities that two answers tell of the same tokens, chosen or not.
 fn difference(one: &[Generated], other: &[Generated]) -> f64 {
     let tokens = |answers: &[Generated]| {
         let answers = answers.iter().flat_map(|answer| answer.logprobs.clone().unwrap());
-        answers.map(|token| (token.token.text, token.token.logprob)).collect::<Vec<_>>()
+        let tokens = answers.flat_map(|token| [vec![token.token], token.top].concat());
+        tokens.map(|token| (token.text, token.logprob)).collect::<Vec<_>>()
     };
     let (one, other) = (tokens(one), tokens(other));
     assert!(one.iter().map(|(text, _)| text).eq(other.iter().map(|(text, _)| text)), "{one:?}\n{other:?}");
@@ -267,7 +268,8 @@ fn made_over_adapters_answer_as_they_should() {
         block_on(engine.use_adapter(Some("made"))).unwrap();
         let worst = difference(&answers(&mut engine), &own);
         println!("{index}: probabilities are off by {worst:.1e}");
-        assert!(worst < 2e-3, "{index}: {worst:e}");
+        // Other factors of the same ΔW, rounded to f32 anew.
+        assert!(worst < 1e-4, "{index}: {worst:e}");
         block_on(engine.remove_adapter("made")).unwrap();
         assert_eq!(answers(&mut engine), own, "{index}: the one it was made of is as it was");
     }
@@ -412,7 +414,4 @@ fn smollm2_switches_without_its_weights() {
     let start = std::time::Instant::now();
     answer(&mut engine, options);
     println!("the next first token: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    let start = std::time::Instant::now();
-    let report = block_on(engine.inspect_adapter(&AdapterSource::InUse)).unwrap();
-    println!("singular values of {} modules: {:.1} ms", report.modules.len(), start.elapsed().as_secs_f64() * 1e3);
 }

@@ -99,9 +99,11 @@ impl Engine {
     pub fn list_adapters(&self) -> Vec<AdapterEntry> {
         let entry = |name: &Option<String>, info, in_use| AdapterEntry { name: name.clone(), in_use, info };
         let kept = self.shelf.kept.iter().map(|(name, kept)| entry(name, kept.info.clone(), false));
-        let in_use = self.adapter_info().map(|info| entry(&self.shelf.in_use, info, true));
-        let mut entries: Vec<AdapterEntry> = kept.chain(in_use).collect();
-        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut entries: Vec<AdapterEntry> = kept.collect();
+        if let Some(info) = self.adapter_info() {
+            let at = entries.partition_point(|other| other.name < self.shelf.in_use);
+            entries.insert(at, entry(&self.shelf.in_use, info, true));
+        }
         entries
     }
 

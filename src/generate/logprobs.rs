@@ -19,15 +19,16 @@ impl Logprobs {
         let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
         let logprob = |id: u32| f64::from(logits[id as usize]) - largest - sum.ln();
-        let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-        let before = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let n = n.min(ids.len());
-        if n < ids.len() {
-            ids.select_nth_unstable_by(n, before);
+        let before = |a: u32, b: u32| logits[a as usize].total_cmp(&logits[b as usize]).is_gt();
+        let mut top: Vec<u32> = vec![];
+        // In the order of ids, so that of equal ones the lowest stays before the others.
+        for id in 0..logits.len() as u32 {
+            if n > 0 && (top.len() < n || before(id, top[n - 1])) {
+                top.insert(top.partition_point(|&other| !before(id, other)), id);
+                top.truncate(n);
+            }
         }
-        ids.truncate(n);
-        ids.sort_by(before);
-        Self { logprob: logprob(chosen), top: ids.into_iter().map(|id| (id, logprob(id))).collect() }
+        Self { logprob: logprob(chosen), top: top.into_iter().map(|id| (id, logprob(id))).collect() }
     }
 }
 
@@ -38,13 +39,13 @@ mod tests {
     #[test]
     fn probabilities_add_up_and_are_in_order() {
         let logits: Vec<f32> = (0..101).map(|i| ((i * 37) % 101) as f32 * 0.1 + 700.0).collect();
-        let all = Logprobs::new(&logits, 5, 1000);
+        let all = Logprobs::new(&logits, 5, 101);
         let sum: f64 = all.top.iter().map(|(_, logprob)| logprob.exp()).sum();
         assert!((sum - 1.0).abs() < 1e-12 && all.top.len() == 101);
         assert!(all.top.is_sorted_by(|one, next| one.1 > next.1));
         assert_eq!(all.logprob, all.top.iter().find(|(id, _)| *id == 5).unwrap().1);
-        for n in [0, 1, 20] {
-            assert_eq!(Logprobs::new(&logits, 5, n), Logprobs { top: all.top[..n].to_vec(), ..all.clone() });
+        for n in [0, 1, 20, 1000] {
+            assert_eq!(Logprobs::new(&logits, 5, n), Logprobs { top: all.top[..n.min(101)].to_vec(), ..all.clone() });
         }
         let equal = Logprobs::new(&[1.0; 8], 3, 2);
         assert!((equal.logprob - -(8f64.ln())).abs() < 1e-15);
