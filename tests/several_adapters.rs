@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use pollster::block_on;
 use web_lora::Error;
-use web_lora::engine::{AdapterSource, Engine, Generated, LoadOptions, LoraOptions, PlanOptions, Prompt};
+use web_lora::engine::{
+    AdapterSource, Engine, EvaluateOn, EvaluateOptions, Generated, LoadOptions, LoraOptions, PlanOptions, Prompt,
+};
 use web_lora::generate::{GenerateOptions, Generator, Logprobs};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{
@@ -16,7 +18,7 @@ use web_lora::io::{
 use web_lora::lora::Adapter;
 use web_lora::low_rank::{CombineHow, CombineOptions, CompressOptions};
 use web_lora::model;
-use web_lora::train::TrainOptions;
+use web_lora::train::{Evaluation, TrainOptions};
 
 /// A file that counts how much is read of it.
 struct Counting {
@@ -63,7 +65,7 @@ fn train(engine: &mut Engine, answer: &str, steps: usize) {
     engine.load_dataset("data.jsonl", line.to_string().as_bytes(), None).unwrap();
     let options = TrainOptions { steps: Some(steps), learning_rate: 1e-2, warmup_steps: Some(0), ..Default::default() };
     block_on(engine.start_training(options, &mut |_| ())).unwrap();
-    while !block_on(engine.train_step()).unwrap().0 {}
+    while !block_on(engine.train_step()).unwrap().done {}
     engine.end_training();
 }
 
@@ -76,6 +78,13 @@ fn answer(engine: &mut Engine, options: GenerateOptions) -> Generated {
 fn answers(engine: &mut Engine) -> Vec<Generated> {
     let options = GenerateOptions { max_new_tokens: 8, top_logprobs: Some(3), ..Default::default() };
     [0.0, 1.0].map(|temperature| answer(engine, GenerateOptions { temperature, seed: 7, ..options })).to_vec()
+}
+
+/// These, and the loss on examples of its own.
+fn scored(engine: &mut Engine) -> (Vec<Generated>, Evaluation) {
+    engine.load_dataset("data.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
+    let options = EvaluateOptions { data: EvaluateOn::Train, ..Default::default() };
+    (answers(engine), block_on(engine.evaluate(options, &mut |_| true)).unwrap())
 }
 
 fn files((config, weights): (Vec<u8>, Vec<u8>)) -> AdapterSource {
@@ -106,11 +115,11 @@ fn adapters_answer_as_they_do_alone_and_the_base_stays_where_it_is() {
         let AdapterSource::Files { config, weights } = source else { unreachable!() };
         let mut engine = engine(&tiny_model());
         engine.load_adapter(config, weights).unwrap();
-        alone.push((*name, answers(&mut engine)));
+        alone.push((*name, scored(&mut engine)));
     }
-    let base = answers(&mut engine(&tiny_model()));
+    let base = scored(&mut engine(&tiny_model()));
     assert!(alone.iter().all(|(_, one)| *one != base) && alone[0].1 != alone[1].1, "they can be told apart");
-    assert_eq!(alone[0].1[0].text, "pirate");
+    assert_eq!(alone[0].1.0[0].text, "pirate");
 
     let read_bytes = Rc::new(Cell::new(0));
     let counting = |file| Rc::new(Counting { file, read_bytes: read_bytes.clone() }) as Rc<dyn ByteSource>;
@@ -143,7 +152,7 @@ fn adapters_answer_as_they_do_alone_and_the_base_stays_where_it_is() {
         let same =
             turn > 0 && matches!((order[turn - 1], name), ("pirate", Some("sailor")) | ("sailor", Some("pirate")));
         let expected = name.map_or(&base, |name| &alone.iter().find(|(other, _)| *other == name).unwrap().1);
-        assert_eq!(&answers(&mut engine), expected, "{name:?}, turn {turn}");
+        assert_eq!(&scored(&mut engine), expected, "{name:?}, turn {turn}");
         let after = engine.counts();
         assert_eq!(after.bind_groups == counts.bind_groups, same, "{name:?}, turn {turn}");
         assert!(!same || (after.pipelines, engine.allocated_bytes()) == (counts.pipelines, bytes));

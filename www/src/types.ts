@@ -285,7 +285,10 @@ export interface CompressOptions {
   keep?: number;
 }
 
-/** An adapter to add to others, as often as its weight says, which may be negative. One of `name` and `files`, or the one in use. */
+/**
+ * An adapter to add to others, as often as its weight says, which may be negative: by its name, as files, or the one in
+ * use where neither is given.
+ */
 export interface WeightedAdapter {
   name?: string;
   files?: AdapterFiles;
