@@ -1,15 +1,18 @@
 //! The one object users drive: a device, a model on it, examples, an adapter, a run. Platform independent; `web.rs` is
 //! its JavaScript face.
 
+mod adapters;
+mod logprobs;
 mod options;
 mod reports;
 mod run;
 mod training;
 
+pub use adapters::AdapterSource;
 pub use options::{EvaluateOn, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Prompt};
 pub use reports::{
-    AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress, StepReport, TrainPlan,
-    TrainProgress,
+    AdapterEntry, AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress,
+    StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
 };
 
 use std::cell::Cell;
@@ -18,11 +21,12 @@ use std::rc::Rc;
 use run::Run;
 
 use crate::data::{Dataset, DatasetReport};
-use crate::generate::{GenerateOptions, Generator, Stopped};
+use crate::generate::{GenerateOptions, Generator, Logprobs, Stopped};
 use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, Quantization, Tensor, Tokenizer};
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
+use crate::low_rank::{AdapterCost, ModuleCost};
 use crate::model::{self, Decoder};
 use crate::train::{Evaluator, MAX_TOKENS, MemoryPlan};
 use crate::{Error, Result};
@@ -70,7 +74,9 @@ pub struct Engine {
     flops_per_second: Cell<Option<f64>>,
     model: Option<Loaded>,
     dataset: Option<Dataset>,
+    /// The one in use, and how many steps it was trained here.
     adapter: Option<(Adapter, usize)>,
+    shelf: adapters::Shelf,
     run: Option<Run>,
     /// Outside a run.
     evaluator: Option<Evaluator>,
@@ -118,6 +124,7 @@ impl Engine {
             model: None,
             dataset: None,
             adapter: None,
+            shelf: Default::default(),
             run: None,
             evaluator: None,
             generator: None,
@@ -144,6 +151,11 @@ impl Engine {
         self.gpu.counts()
     }
 
+    /// Bytes written to the GPU so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.gpu.written_bytes()
+    }
+
     /// Loads GGUF files or those of a Hugging Face folder, in place of what was loaded. `progress` returns false to
     /// stop.
     pub async fn load_model(
@@ -156,6 +168,7 @@ impl Engine {
         self.end_training();
         (self.evaluator, self.generator) = (None, None);
         (self.adapter, self.dataset, self.model) = (None, None, None);
+        self.shelf = Default::default();
         progress(Progress { phase: "open", loaded: 0, total: 1 });
         let checkpoint = open(files, options.quantize).await?;
         let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
@@ -210,7 +223,10 @@ impl Engine {
         };
         self.flops_per_second.set(Some(rate));
         let tokens_per_second = max_tokens as f64 * STEP_EFFICIENCY * rate / memory.flops as f64;
-        Ok(Forecast { memory, tokens_per_second })
+        let numbers = checkpoint.tensors().map(|tensor| tensor.rows() as u64 * tensor.cols() as u64).sum();
+        let modules = adapter.adapted().map(|(m, r)| ModuleCost::new(&m.name, [m.out_features, m.in_features], r));
+        let cost = AdapterCost::new(modules.collect(), numbers, weights);
+        Ok(Forecast { memory, tokens_per_second, cost })
     }
 
     fn model(&self) -> Result<&Loaded> {
@@ -325,7 +341,14 @@ impl Engine {
         let mut stream = tokenizer.decode_stream(true);
         let mut text = String::new();
         let mut failed = None;
-        let on_token = |id| match stream.push(id) {
+        let mut told = options.top_logprobs.map(|_| logprobs::Told::new(tokenizer, &ids));
+        let mut push = |id, logprobs: Option<Logprobs>| {
+            if let (Some(told), Some(logprobs)) = (&mut told, &logprobs) {
+                told.push(id, logprobs)?;
+            }
+            stream.push(id)
+        };
+        let on_token = |id, logprobs| match push(id, logprobs) {
             Ok(piece) => {
                 text.push_str(&piece);
                 piece.is_empty() || on_text(&piece)
@@ -335,7 +358,8 @@ impl Engine {
                 false
             }
         };
-        let (generated, stopped) = generator.generate(&ids, options, tokenizer.end_of_turn(), on_token).await?;
+        let (generated, stopped) =
+            generator.generate_with_logprobs(&ids, options, tokenizer.end_of_turn(), on_token).await?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -349,7 +373,8 @@ impl Engine {
             Stopped::Length => "length",
             Stopped::Cancelled => "cancelled",
         };
-        Ok(Generated { text, tokens: generated.len(), prompt_tokens: ids.len(), stopped })
+        let (tokens, prompt_tokens) = (generated.len(), ids.len());
+        Ok(Generated { text, tokens, prompt_tokens, stopped, logprobs: told.map(|told| told.tokens) })
     }
 }
 

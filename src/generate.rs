@@ -3,6 +3,8 @@
 //! Tokens are chosen on the GPU and the next pass takes them from there: the host reads four bytes a token, while the
 //! GPU is at work on the token after. Nothing is made for a token but the commands that replay its recording.
 
+mod logprobs;
+
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -13,6 +15,8 @@ use crate::layers::{Batch, KvCache};
 use crate::lora::{Adapter, AdapterView};
 use crate::model::Decoder;
 use crate::{Error, Result};
+
+pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS};
 
 /// Most prompt tokens of a pass: one pass for a short prompt, few for a long one.
 const PREFILL_TOKENS: [usize; 2] = [64, 512];
@@ -28,13 +32,16 @@ pub struct GenerateOptions {
     pub top_p: f32,
     /// Of the random numbers.
     pub seed: u64,
-    /// Of the adapter: 0 is the base model, 1 the adapter as trained.
+    /// Of the adapter: 0 is the base model, 1 the adapter as trained, 2 twice what it learned; from -4 to 4.
     pub strength: f32,
+    /// Tokens whose probabilities are told beside each chosen one, up to [`MAX_TOP_LOGPROBS`]; None tells none, not the
+    /// chosen one's either. Costs a row of logits read back for each token.
+    pub top_logprobs: Option<usize>,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0, strength: 1.0 }
+        Self { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0, strength: 1.0, top_logprobs: None }
     }
 }
 
@@ -51,6 +58,10 @@ impl GenerateOptions {
         check("temperature", self.temperature, 0.0..=10.0)?;
         check("topP", self.top_p, 0.001..=1.0)?;
         check("strength", self.strength, -4.0..=4.0)?;
+        if let Some(n) = self.top_logprobs.filter(|n| *n > MAX_TOP_LOGPROBS) {
+            let allowed = format!("0 to {MAX_TOP_LOGPROBS}");
+            return Err(Error::BadSetting { name: "topLogprobs".into(), value: n.to_string(), allowed });
+        }
         check("maxNewTokens", self.max_new_tokens as f32, 1.0..=1e6)
     }
 }
@@ -120,7 +131,12 @@ impl Generator {
         self.prefill(prompt, &GenerateOptions { strength, ..Default::default() }).await?;
         let bytes = self.outputs.logits.read_range(&self.gpu, 0, self.vocab_size as u64 * 4).await?;
         self.gpu.check()?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        Ok(self.floats(&bytes))
+    }
+
+    /// A row of logits `[vocab_size]`, without its pads.
+    fn floats(&self, bytes: &[u8]) -> Vec<f32> {
+        bytes.as_chunks().0[..self.vocab_size].iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
     }
 
     /// Adds tokens to `prompt` until one of `end_ids`, which is not told. `on_token` is told each; false stops.
@@ -131,10 +147,30 @@ impl Generator {
         end_ids: &[u32],
         mut on_token: impl FnMut(u32) -> bool,
     ) -> Result<(Vec<u32>, Stopped)> {
+        self.generate_with_logprobs(prompt, options, end_ids, |id, _| on_token(id)).await
+    }
+
+    /// [`Self::generate`], where `on_token` is told how likely each token was, if the options ask for that.
+    pub async fn generate_with_logprobs(
+        &self,
+        prompt: &[u32],
+        options: GenerateOptions,
+        end_ids: &[u32],
+        mut on_token: impl FnMut(u32, Option<Logprobs>) -> bool,
+    ) -> Result<(Vec<u32>, Stopped)> {
         options.validate()?;
         self.prefill(prompt, &options).await?;
-        let ring = [(); 2].map(|()| Readback::new(&self.gpu, &self.outputs.chosen));
-        ring[0].request(&self.gpu, &self.outputs.chosen);
+        let Outputs { logits, chosen, .. } = &self.outputs;
+        let ring = [(); 2].map(|()| Readback::new(&self.gpu, chosen));
+        // Taken before the next pass writes over them.
+        let rows = options.top_logprobs.map(|n| (n, [(); 2].map(|()| Readback::new(&self.gpu, logits))));
+        let request = |turn: usize| {
+            ring[turn].request(&self.gpu, chosen);
+            if let Some((_, rows)) = &rows {
+                rows[turn].request(&self.gpu, logits);
+            }
+        };
+        request(0);
         // The last token needs no pass of its own, so it may lie past the last position.
         let most = options.max_new_tokens.min(self.n_positions - prompt.len() + 1);
         let mut generated = vec![];
@@ -143,16 +179,20 @@ impl Generator {
             if n + 1 < most {
                 // The GPU goes on to the next token while this one comes back.
                 self.pass(&self.decode, &[0], prompt.len() + n, &options, true).await?;
-                ring[(n + 1) % 2].request(&self.gpu, &self.outputs.chosen);
+                request((n + 1) % 2);
             }
             let bytes = ring[n % 2].take(&self.gpu).await?;
             self.gpu.check()?;
             let id = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let logprobs = match &rows {
+                None => None,
+                Some((top, rows)) => Some(Logprobs::new(&self.floats(&rows[n % 2].take(&self.gpu).await?), id, *top)),
+            };
             if end_ids.contains(&id) {
                 return Ok((generated, Stopped::End));
             }
             generated.push(id);
-            if !on_token(id) {
+            if !on_token(id, logprobs) {
                 return Ok((generated, Stopped::Cancelled));
             }
         }

@@ -129,6 +129,7 @@ pub mod io;
 pub mod kernels;
 pub mod layers;
 pub mod lora;
+pub mod low_rank;
 pub mod model;
 pub mod profile;
 pub mod train;

@@ -179,10 +179,32 @@ impl Adapter {
 
     /// An adapter made elsewhere, for a model with these modules.
     pub fn from_file(gpu: &Gpu, file: &AdapterFile, groups: &[ModuleGroup]) -> Result<Self> {
-        let mismatch = |message: String| Error::AdapterMismatch { message };
         let adapter = Self::allocate(gpu, file.config.clone(), groups)?;
+        adapter.fill(gpu, file)?;
+        Ok(adapter)
+    }
+
+    /// Takes the factors of another adapter with the same settings, which all recordings of this one then hold for. False,
+    /// and nothing done, where the settings differ.
+    ///
+    /// The file must be known to fit the model: where it does not, this errors half done.
+    pub fn refill(&mut self, gpu: &Gpu, file: &AdapterFile) -> Result<bool> {
+        let base = &self.config.base_model_name_or_path;
+        let mut config = LoraConfig { base_model_name_or_path: base.clone(), ..file.config.clone() };
+        config.sort_target_modules();
+        if config != self.config {
+            return Ok(false);
+        }
+        self.fill(gpu, file)?;
+        self.config.base_model_name_or_path = file.config.base_model_name_or_path.clone();
+        Ok(true)
+    }
+
+    /// Writes all factors of a file, which must have those of every adapted module and no others.
+    fn fill(&self, gpu: &Gpu, file: &AdapterFile) -> Result<()> {
+        let mismatch = |message: String| Error::AdapterMismatch { message };
         let mut known = 0;
-        for group in &adapter.groups {
+        for group in &self.groups {
             let adapted = group.adapted().flat_map(|(_, module, r)| [(module, r, Factor::A), (module, r, Factor::B)]);
             for (ModuleShape { name, in_features, out_features }, r, factor) in adapted {
                 let (rows, cols) = if factor == Factor::A { (r, *in_features) } else { (*out_features, r) };
@@ -202,19 +224,18 @@ impl Adapter {
                 }
                 known += 1;
             }
-            adapter.write(gpu, group, |module, _, factor| {
+            self.write(gpu, group, |module, _, factor| {
                 file.tensors.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
             });
         }
         if known < file.tensors.len() {
-            let is_known = |name: &str| {
-                adapter.groups.iter().any(|group| group.adapted().any(|(_, module, _)| module.name == name))
-            };
+            let is_known =
+                |name: &str| self.groups.iter().any(|group| group.adapted().any(|(_, module, _)| module.name == name));
             let extra = file.tensors.keys().find(|key| !key.rsplit_once('.').is_some_and(|(name, _)| is_known(name)));
             let extra = extra.map_or("a factor", String::as_str);
             return Err(mismatch(format!("the adapter holds {extra}, this model has no such target")));
         }
-        Ok(adapter)
+        Ok(())
     }
 
     fn allocate(gpu: &Gpu, mut config: LoraConfig, groups: &[ModuleGroup]) -> Result<Self> {
@@ -315,7 +336,8 @@ impl Adapter {
         tensors
     }
 
-    fn adapted(&self) -> impl Iterator<Item = (&ModuleShape, usize)> {
+    /// The modules it adapts, in the order of the model, with their ranks.
+    pub fn adapted(&self) -> impl Iterator<Item = (&ModuleShape, usize)> {
         self.groups.iter().flat_map(|group| group.adapted().map(|(_, module, r)| (module, r)))
     }
 

@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use crate::engine::{EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt};
+use crate::engine::{
+    AdapterSource, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
+};
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
 use crate::kernels::probe::Choice;
+use crate::low_rank::{CombineOptions, CompressOptions, Rebuilt};
 use crate::train::TrainOptions;
 use crate::{Error, Result};
 
@@ -59,12 +62,14 @@ struct GenerateCall {
     top_p: f32,
     seed: u64,
     strength: f32,
+    top_logprobs: Option<usize>,
 }
 
 impl Default for GenerateCall {
     fn default() -> Self {
-        let GenerateOptions { max_new_tokens, temperature, top_p, seed, strength } = GenerateOptions::default();
-        Self { messages: None, prompt: None, max_new_tokens, temperature, top_p, seed, strength }
+        let GenerateOptions { max_new_tokens, temperature, top_p, seed, strength, top_logprobs } =
+            GenerateOptions::default();
+        Self { messages: None, prompt: None, max_new_tokens, temperature, top_p, seed, strength, top_logprobs }
     }
 }
 
@@ -152,11 +157,59 @@ impl Engine {
     /// The adapter's two files, `{config, weights}`.
     #[wasm_bindgen(js_name = saveAdapter)]
     pub async fn save_adapter(&self) -> JsResult<JsValue> {
-        let (config, weights) = self.engine.save_adapter().await.map_err(to_js_error)?;
-        let files = Object::new();
-        Reflect::set(&files, &"config".into(), &Uint8Array::from(&config[..]))?;
-        Reflect::set(&files, &"weights".into(), &Uint8Array::from(&weights[..]))?;
-        Ok(files.into())
+        files(self.engine.save_adapter().await.map_err(to_js_error)?)
+    }
+
+    /// Keeps an adapter under a new name: `{config, weights}`, the name of another, or the one in use where undefined.
+    #[wasm_bindgen(js_name = addAdapter)]
+    pub async fn add_adapter(&mut self, name: &str, from: JsValue) -> JsResult<JsValue> {
+        let from = adapter_source(&from)?;
+        to_js(&self.engine.add_adapter(name, &from).await.map_err(to_js_error)?)
+    }
+
+    /// Puts the adapter of this name in use, or the one without a name; what it is, or undefined.
+    #[wasm_bindgen(js_name = useAdapter)]
+    pub async fn use_adapter(&mut self, name: Option<String>) -> JsResult<JsValue> {
+        let info = self.engine.use_adapter(name.as_deref()).await.map_err(to_js_error)?;
+        info.map_or(Ok(JsValue::UNDEFINED), |info| to_js(&info))
+    }
+
+    /// All adapters there are.
+    #[wasm_bindgen(js_name = listAdapters)]
+    pub fn list_adapters(&self) -> JsResult<JsValue> {
+        to_js(&self.engine.list_adapters())
+    }
+
+    /// Forgets an adapter.
+    #[wasm_bindgen(js_name = removeAdapter)]
+    pub async fn remove_adapter(&mut self, name: &str) -> JsResult<()> {
+        self.engine.remove_adapter(name).await.map_err(to_js_error)
+    }
+
+    /// The singular values of an adapter, `from` as `addAdapter` has it.
+    #[wasm_bindgen(js_name = inspectAdapter)]
+    pub async fn inspect_adapter(&self, from: JsValue) -> JsResult<JsValue> {
+        let from = adapter_source(&from)?;
+        to_js(&self.engine.inspect_adapter(&from).await.map_err(to_js_error)?)
+    }
+
+    /// An adapter of smaller rank, `{files, …report}`. Options: `r` or `keep`.
+    #[wasm_bindgen(js_name = compressAdapter)]
+    pub async fn compress_adapter(&self, options: JsValue, from: JsValue) -> JsResult<JsValue> {
+        let (options, from): (CompressOptions, _) = (from_js("options", options)?, adapter_source(&from)?);
+        rebuilt(self.engine.compress_adapter(&from, options).await.map_err(to_js_error)?)
+    }
+
+    /// The sum of adapters, each `{from, weight}`, as `{files, …report}`. Options: `how`, `r`.
+    #[wasm_bindgen(js_name = combineAdapters)]
+    pub async fn combine_adapters(&self, parts: Vec<JsValue>, options: JsValue) -> JsResult<JsValue> {
+        let options: CombineOptions = from_js("options", options)?;
+        let part = |part: &JsValue| {
+            let weight = Reflect::get(part, &"weight".into())?.as_f64().unwrap_or(f64::NAN);
+            Ok((adapter_source(&Reflect::get(part, &"from".into())?)?, weight))
+        };
+        let parts = parts.iter().map(part).collect::<JsResult<Vec<_>>>()?;
+        rebuilt(self.engine.combine_adapters(&parts, options).await.map_err(to_js_error)?)
     }
 
     /// Compiles a run; options as `TrainOptions` has them.
@@ -236,10 +289,37 @@ impl Engine {
             top_p: call.top_p,
             seed: call.seed,
             strength: call.strength,
+            top_logprobs: call.top_logprobs,
         };
         let on_text = |text: &str| goes_on(&on_token, Ok(text.into()));
         to_js(&self.engine.generate(&prompt, options, on_text).await.map_err(to_js_error)?)
     }
+}
+
+/// An adapter's two files, `{config, weights}`.
+fn files((config, weights): (Vec<u8>, Vec<u8>)) -> JsResult<JsValue> {
+    let files = Object::new();
+    Reflect::set(&files, &"config".into(), &Uint8Array::from(&config[..]))?;
+    Reflect::set(&files, &"weights".into(), &Uint8Array::from(&weights[..]))?;
+    Ok(files.into())
+}
+
+fn rebuilt(rebuilt: Rebuilt) -> JsResult<JsValue> {
+    let report = to_js(&rebuilt)?;
+    Reflect::set(&report, &"files".into(), &files(rebuilt.file.write())?)?;
+    Ok(report)
+}
+
+/// `{config, weights}`, a name, or undefined for the one in use.
+fn adapter_source(from: &JsValue) -> JsResult<AdapterSource> {
+    if from.is_undefined() {
+        return Ok(AdapterSource::InUse);
+    }
+    if let Some(name) = from.as_string() {
+        return Ok(AdapterSource::Named(name));
+    }
+    let bytes = |key: &str| Ok::<_, JsValue>(Reflect::get(from, &key.into())?.dyn_into::<Uint8Array>()?.to_vec());
+    Ok(AdapterSource::Files { config: bytes("config")?, weights: bytes("weights")? })
 }
 
 /// Calls back; false when JavaScript returned false or threw.

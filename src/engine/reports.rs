@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::io::QuantizationError;
+use crate::low_rank::AdapterCost;
 use crate::train::{Evaluation, MemoryPlan};
 
 /// What is being done and how far it is.
@@ -50,7 +51,7 @@ pub struct ModelInfo {
 }
 
 /// What training a model would be like.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Forecast {
     /// What it needs.
@@ -58,6 +59,8 @@ pub struct Forecast {
     pub memory: MemoryPlan,
     /// In full passes, by the rate of this GPU's products: right to some tens of percent.
     pub tokens_per_second: f64,
+    /// What is trained of it, beside full fine-tuning.
+    pub cost: AdapterCost,
 }
 
 /// What an adapter is.
@@ -189,4 +192,40 @@ pub struct Generated {
     pub prompt_tokens: usize,
     /// `end`, `length` or `cancelled`.
     pub stopped: &'static str,
+    /// How likely each token was, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<TokenLogprobs>>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprob {
+    /// What it adds to the text before it: special tokens by their names, parts of characters as U+FFFD.
+    pub text: String,
+    /// The natural logarithm of its probability.
+    pub logprob: f64,
+}
+
+/// A token generated, and the likeliest ones there were in its place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprobs {
+    /// The one chosen.
+    #[serde(flatten)]
+    pub token: TokenLogprob,
+    /// The likeliest first.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// One of the adapters that an engine has.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterEntry {
+    /// Its name; the one without came by no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// It is the one that answers and is trained.
+    pub in_use: bool,
+    /// What it is.
+    #[serde(flatten)]
+    pub info: AdapterInfo,
 }

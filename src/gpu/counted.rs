@@ -31,16 +31,21 @@ pub(super) struct Counted {
     device: wgpu::Device,
     queue: wgpu::Queue,
     counts: Cell<Counts>,
+    written_bytes: Cell<u64>,
     submitting: Cell<Duration>,
 }
 
 impl Counted {
     pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self { device, queue, counts: Cell::default(), submitting: Cell::default() }
+        Self { device, queue, counts: Cell::default(), written_bytes: Cell::default(), submitting: Cell::default() }
     }
 
     pub(super) fn counts(&self) -> Counts {
         self.counts.get()
+    }
+
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes.get()
     }
 
     pub(super) fn submitting(&self) -> Duration {
@@ -124,6 +129,7 @@ impl Counted {
 
     /// Ordered before the next submit.
     pub(super) fn write_buffer(&self, buffer: &wgpu::Buffer, offset_bytes: u64, data: &[u8]) {
+        self.written_bytes.set(self.written_bytes.get() + data.len() as u64);
         self.queue.write_buffer(buffer, offset_bytes, data);
     }
 

@@ -204,6 +204,11 @@ impl Gpu {
         self.device.as_ref().map(Counted::counts).unwrap_or_default()
     }
 
+    /// Bytes that the host has written to buffers so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.device.as_ref().map(Counted::written_bytes).unwrap_or_default()
+    }
+
     /// Time spent so far in calls that submit. Software may do the submitted work in them.
     pub fn submitting(&self) -> web_time::Duration {
         self.device.as_ref().map(Counted::submitting).unwrap_or_default()

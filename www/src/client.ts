@@ -14,10 +14,15 @@ import type {
 import { rememberedProducts, rememberProducts } from './remembered.js';
 import { checkSettings } from './settings.js';
 import type {
+  AdapterEntry,
   AdapterFiles,
+  AdapterFrom,
   AdapterInfo,
   AdapterOptions,
+  AdapterSpectrum,
   BatchReport,
+  CombineOptions,
+  CompressOptions,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -37,10 +42,12 @@ import type {
   PlanMemoryOptions,
   Profile,
   Progress,
+  RebuiltAdapter,
   TrainCallbacks,
   TrainOptions,
   TrainPlan,
   TrainResult,
+  WeightedAdapter,
 } from './types.js';
 
 /** Failures after which the engine cannot hand out its adapter, so that the copy on this side has to do. */
@@ -159,7 +166,7 @@ export class Engine {
 
   /** Loads a PEFT adapter: its two files, a zip of them, or the files of its folder. */
   async loadAdapter(from: AdapterFiles | Blob | readonly File[]): Promise<AdapterInfo> {
-    const files = 'weights' in from ? from : await unpackAdapter(from);
+    const files = await unpacked(from);
     const info = await this.#call('loadAdapter', { files });
     this.#lastAdapter = files;
     return info;
@@ -183,6 +190,55 @@ export class Engine {
   /** The adapter as one zip with a README.md. */
   async saveAdapterZip(card: AdapterCard): Promise<Blob> {
     return packAdapter(await this.saveAdapter(), card);
+  }
+
+  /**
+   * Keeps an adapter under a new name, ready for {@link useAdapter}: its files, another of the engine's by its name, or a
+   * copy of the one in use where nothing is given. What is in use stays so, and nothing is taken of the GPU.
+   */
+  async addAdapter(name: string, from?: AdapterFrom | Blob | readonly File[]): Promise<AdapterInfo> {
+    const source = from === undefined || typeof from === 'string' ? from : await unpacked(from);
+    return this.#call('addAdapter', { name, from: source });
+  }
+
+  /**
+   * Puts the adapter of this name in use: it answers, and is trained, saved and replaced from here on; the one before is
+   * kept as it is. Without a name, the one that newAdapter or loadAdapter made, or where there is none the base alone.
+   * The base model stays loaded. Says what is in use now.
+   */
+  async useAdapter(name?: string): Promise<AdapterInfo | undefined> {
+    return this.#call('useAdapter', { name });
+  }
+
+  /** All adapters there are, the one without a name first. */
+  async listAdapters(): Promise<AdapterEntry[]> {
+    return this.#call('listAdapters', {});
+  }
+
+  /** Forgets the adapter of this name. */
+  async removeAdapter(name: string): Promise<void> {
+    await this.#call('removeAdapter', { name });
+  }
+
+  /** What an adapter has learned, by the singular values of its ΔW: the one in use, another by its name, or files. */
+  async inspectAdapter(from?: AdapterFrom): Promise<AdapterSpectrum> {
+    return this.#call('inspectAdapter', { from });
+  }
+
+  /**
+   * The nearest adapter of a smaller rank. The one it is made of, as in {@link inspectAdapter}, stays as it is: give the
+   * files to {@link addAdapter} or {@link loadAdapter} to use them.
+   */
+  async compressAdapter(options: CompressOptions, from?: AdapterFrom): Promise<RebuiltAdapter> {
+    checkSettings(options);
+    return this.#call('compressAdapter', { options, from });
+  }
+
+  /** One adapter that does what several do together, each as much as its weight says. They stay as they are. */
+  async combineAdapters(adapters: readonly WeightedAdapter[], options: CombineOptions = {}): Promise<RebuiltAdapter> {
+    [options, ...adapters].forEach(checkSettings);
+    const parts = adapters.map(({ name, files, weight }) => ({ from: files ?? name, weight }));
+    return this.#call('combineAdapters', { parts, options });
   }
 
   /** Trains the adapter on the examples. Stopping by `signal` is an end like any other and does not reject. */
@@ -326,6 +382,10 @@ export class Engine {
     for (const pending of this.#pending.values()) pending.reject(new WebLoraError(this.#end));
     this.#pending.clear();
   }
+}
+
+async function unpacked(from: AdapterFiles | Blob | readonly File[]): Promise<AdapterFiles> {
+  return 'weights' in from ? from : unpackAdapter(from);
 }
 
 function posted(source: ModelSource): PostedSource {

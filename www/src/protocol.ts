@@ -2,10 +2,15 @@
 
 import type { ErrorData } from './errors.js';
 import type {
+  AdapterEntry,
   AdapterFiles,
+  AdapterFrom,
   AdapterInfo,
   AdapterOptions,
+  AdapterSpectrum,
   BatchReport,
+  CombineOptions,
+  CompressOptions,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -25,6 +30,7 @@ import type {
   Products,
   Profile,
   Progress,
+  RebuiltAdapter,
   Sample,
   TrainOptions,
   TrainPlan,
@@ -52,6 +58,13 @@ export interface Commands {
   loadAdapter: { files: AdapterFiles; result: AdapterInfo };
   adapterInfo: { result: AdapterInfo | undefined };
   saveAdapter: { result: AdapterFiles };
+  addAdapter: { name: string; from: AdapterFrom | undefined; result: AdapterInfo };
+  useAdapter: { name: string | undefined; result: AdapterInfo | undefined };
+  listAdapters: { result: AdapterEntry[] };
+  removeAdapter: { name: string; result: undefined };
+  inspectAdapter: { from: AdapterFrom | undefined; result: AdapterSpectrum };
+  compressAdapter: { options: CompressOptions; from: AdapterFrom | undefined; result: RebuiltAdapter };
+  combineAdapters: { parts: WeightedSource[]; options: CombineOptions; result: RebuiltAdapter };
   train: { options: TrainOptions; run?: string | undefined; resume?: Uint8Array<ArrayBuffer> | undefined; result: TrainResult };
   resumeRun: { run: string; result: TrainResult };
   startTraining: { options: TrainOptions; result: TrainPlan };
@@ -69,6 +82,12 @@ export type CommandName = keyof Commands;
 export type CommandArguments<Name extends CommandName> = Omit<Commands[Name], 'result'>;
 export type CommandResult<Name extends CommandName> = Commands[Name]['result'];
 export type Command = { [Name in CommandName]: { type: Name } & CommandArguments<Name> }[CommandName];
+
+/** `from` is undefined for the adapter in use. */
+export interface WeightedSource {
+  from: AdapterFrom | undefined;
+  weight: number;
+}
 
 /** A model source that survives `postMessage`. */
 export type PostedSource = { files: File[] } | { url: string } | { hub: HubSource };

@@ -23,6 +23,7 @@ const WHOLE_NUMBERS = new Set([
   'maxLength',
   'contextLength',
   'maxNewTokens',
+  'topLogprobs',
 ]);
 
 /** Throws `bad_setting` for the first number that is not finite, or not whole where it counts something. */

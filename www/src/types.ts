@@ -236,6 +236,86 @@ export interface AdapterFiles {
   weights: Uint8Array<ArrayBuffer>;
 }
 
+/** An adapter by its name, or as its files. */
+export type AdapterFrom = string | AdapterFiles;
+
+/** One of the adapters that an engine has. */
+export interface AdapterEntry extends AdapterInfo {
+  /** Left out by the one that came without a name: what newAdapter and loadAdapter made. */
+  name?: string;
+  /** It answers, and is what is trained, saved and replaced. */
+  inUse: boolean;
+}
+
+/** What an adapter does to its weights: ΔW = scaling · B A of each module, by its singular values. */
+export interface AdapterSpectrum {
+  modules: ModuleSpectrum[];
+  parameters: number;
+  baseParameters: number;
+  /** ‖ΔW‖ over all modules together. */
+  norm: number;
+}
+
+export interface ModuleSpectrum {
+  /** Path of the module. */
+  name: string;
+  /** Rows (outputs) and columns (inputs) of its weight. */
+  shape: [number, number];
+  r: number;
+  /** The largest first. */
+  singularValues: number[];
+  /**
+   * As many directions as would have this entropy if all were used alike: exp(−Σ p ln p), p = σ / Σ σ (Roy & Vetterli
+   * 2007). From 1 to r; 0 where nothing was learned.
+   */
+  effectiveRank: number;
+  /** ‖ΔW‖² over the square of the largest singular value. From 1 to r; 0 where nothing was learned. */
+  stableRank: number;
+  /** The share of ‖ΔW‖² that the first one, two, … directions keep. */
+  kept: number[];
+  /** ‖ΔW‖, Frobenius. */
+  norm: number;
+}
+
+/** One of the two. */
+export interface CompressOptions {
+  /** The largest rank of a module. */
+  r?: number;
+  /** The share of each module's ‖ΔW‖² to keep, by as small a rank as will do: 0.99. */
+  keep?: number;
+}
+
+/**
+ * An adapter to add to others, as often as its weight says, which may be negative: by its name, as files, or the one in
+ * use where neither is given.
+ */
+export interface WeightedAdapter {
+  name?: string;
+  files?: AdapterFiles;
+  weight: number;
+}
+
+export interface CombineOptions {
+  /**
+   * As peft's `combination_type`: `cat` is exact and adds the ranks up; `svd` is the nearest of a rank; `linear` adds As
+   * and Bs of one rank, which is rough. Default: `cat`.
+   */
+  how?: 'cat' | 'svd' | 'linear';
+  /** With `svd`: the largest rank of a module. Default: the largest there is among the adapters. */
+  r?: number;
+}
+
+/** An adapter made of others, and how far it is from what was asked for: ΔW as it was, or the sum. */
+export interface RebuiltAdapter {
+  files: AdapterFiles;
+  modules: { name: string; r: number; error: number; relativeError: number }[];
+  /** ‖ΔW − ΔW′‖ over all modules together. */
+  error: number;
+  /** That over ‖ΔW‖. */
+  relativeError: number;
+  parameters: number;
+}
+
 export type Schedule = 'cosine' | 'cosine_with_restarts' | 'linear' | 'constant';
 
 /** How AdamW keeps its moments: in f32, or in 8 bits with a scale for every 256 numbers. */
@@ -353,6 +433,23 @@ export interface MemoryPlan {
 export interface Forecast extends MemoryPlan {
   /** In full passes, by the rate of this GPU's products: right to some tens of percent. */
   tokensPerSecond: number;
+  cost: AdapterCost;
+}
+
+/** What LoRA trains and holds, beside full fine-tuning. Activations, which both need alike, are not in it. */
+export interface AdapterCost {
+  /** Of each adapted linear [out, in], in the order of the model: its pair has r (out + in) numbers, its weight out · in. */
+  modules: { name: string; shape: [number, number]; r: number; parameters: number; baseParameters: number }[];
+  /** Numbers that LoRA trains. */
+  parameters: number;
+  /** Numbers of the weights it adapts. */
+  baseParameters: number;
+  /** Numbers of the whole model. */
+  modelParameters: number;
+  /** The frozen model as it is loaded, and 16 bytes for each number trained. */
+  bytes: number;
+  /** 16 bytes for each number of the model: f32, its gradient and two moments. */
+  fullBytes: number;
 }
 
 export interface TrainPlan {
@@ -547,8 +644,13 @@ export interface GenerateOptions {
   temperature?: number;
   topP?: number;
   seed?: number;
-  /** 0 is the base model, 1 the adapter, between is between. */
+  /** 0 is the base model, 1 the adapter, between is between, 2 twice what was learned; from -4 to 4. */
   strength?: number;
+  /**
+   * Tells how likely each token was, and so many of the likeliest ones in its place, 0 to 20. Costs a row of numbers as
+   * long as the vocabulary for each token. Default: nothing is told.
+   */
+  topLogprobs?: number;
 }
 
 export interface GenerateCallbacks {
@@ -563,4 +665,18 @@ export interface GenerateResult {
   tokens: number;
   promptTokens: number;
   stopped: 'end' | 'length' | 'cancelled';
+  /** Where `topLogprobs` was given: of each token. */
+  logprobs?: TokenLogprobs[];
+}
+
+export interface TokenLogprob {
+  /** What it adds to the text. */
+  text: string;
+  /** The natural logarithm of its probability, by the model's own distribution whatever `temperature` and `topP` are. */
+  logprob: number;
+}
+
+export interface TokenLogprobs extends TokenLogprob {
+  /** The likeliest first. */
+  top: TokenLogprob[];
 }

@@ -1,12 +1,17 @@
 /** The face of the wasm module, as `src/web.rs` of the crate exports it. Only the worker loads it. */
 
 import init, { Engine } from '../pkg/web_lora.js';
-import type { LoadSettings } from './protocol.js';
+import type { LoadSettings, WeightedSource } from './protocol.js';
 import type {
+  AdapterEntry,
   AdapterFiles,
+  AdapterFrom,
   AdapterInfo,
   AdapterOptions,
+  AdapterSpectrum,
   BatchReport,
+  CombineOptions,
+  CompressOptions,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -24,6 +29,7 @@ import type {
   Products,
   Profile,
   Progress,
+  RebuiltAdapter,
   TrainOptions,
   TrainPlan,
   TrainStep,
@@ -58,6 +64,13 @@ export interface WasmEngine {
   loadAdapter(config: Uint8Array, weights: Uint8Array): AdapterInfo;
   adapterInfo(): AdapterInfo | undefined;
   saveAdapter(): AdapterFiles | Promise<AdapterFiles>;
+  addAdapter(name: string, from: AdapterFrom | undefined): Promise<AdapterInfo>;
+  useAdapter(name: string | undefined): Promise<AdapterInfo | undefined>;
+  listAdapters(): AdapterEntry[];
+  removeAdapter(name: string): Promise<undefined>;
+  inspectAdapter(from: AdapterFrom | undefined): Promise<AdapterSpectrum>;
+  compressAdapter(options: CompressOptions, from: AdapterFrom | undefined): Promise<RebuiltAdapter>;
+  combineAdapters(parts: readonly WeightedSource[], options: CombineOptions): Promise<RebuiltAdapter>;
   startTraining(options: EngineTrainOptions, onProgress: OnProgress): Promise<TrainPlan>;
   /**
    * One optimiser step, or one pass of an evaluation that is due. A report may come a step late; the last comes with

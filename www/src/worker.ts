@@ -118,6 +118,20 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
       return wasm.adapterInfo();
     case 'saveAdapter':
       return wasm.saveAdapter();
+    case 'addAdapter':
+      return wasm.addAdapter(command.name, command.from);
+    case 'useAdapter':
+      return wasm.useAdapter(command.name);
+    case 'listAdapters':
+      return wasm.listAdapters();
+    case 'removeAdapter':
+      return wasm.removeAdapter(command.name);
+    case 'inspectAdapter':
+      return wasm.inspectAdapter(command.from);
+    case 'compressAdapter':
+      return wasm.compressAdapter(command.options, command.from);
+    case 'combineAdapters':
+      return wasm.combineAdapters(command.parts, command.options);
     case 'train':
       return startRun(wasm, command, listener);
     case 'resumeRun':
