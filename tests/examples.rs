@@ -216,15 +216,15 @@ fn examples_with_nothing_to_learn_are_line_errors() {
     let good = "{\"text\": \"abcdef\"}";
 
     let mixed = dataset(&format!("{question}\n{long}\n{unknown}\n{good}\nx"), 4).unwrap();
-    assert_eq!((mixed.examples.len(), mixed.examples[0].line, mixed.examples[0].truncated), (1, 4, true));
+    assert_eq!((mixed.examples.len(), mixed.examples[1].line, mixed.examples[1].truncated), (2, 4, false));
     let errors: Vec<(usize, &str)> = mixed.errors.iter().map(|error| (error.line, error.message.as_str())).collect();
     assert_eq!(errors[0], (1, "nothing to learn is left of it within 4 tokens"));
     assert_eq!(errors[1], (2, "nothing to learn is left of it within 4 tokens"));
     assert_eq!(errors[2], (3, "there is nothing to learn in it: no answer"));
     assert_eq!(errors[3].0, 5);
     let report = serde_json::to_value(mixed.report()).unwrap();
-    assert_eq!(report["supervisedTokens"], 3);
-    assert_eq!((&report["tokens"], &report["longest"], &report["truncated"]), (&4.into(), &4.into(), &1.into()));
+    assert_eq!(report["supervisedTokens"], 5);
+    assert_eq!((&report["tokens"], &report["longest"], &report["truncated"]), (&7.into(), &4.into(), &0.into()));
     assert_eq!(report["preview"][0]["pieces"][1], serde_json::json!({"text": "bcd", "supervised": true}));
 
     let error = dataset(&format!("{question}\n{question}"), 100).unwrap_err();

@@ -1,6 +1,7 @@
 /** The engine as the main thread sees it: the same methods, run in a worker of its own. */
 
 import { packAdapter, unpackAdapter, type AdapterCard } from './adapter-files.js';
+import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
 import type {
   CommandArguments,
@@ -23,6 +24,8 @@ import type {
   BatchReport,
   CombineOptions,
   CompressOptions,
+  DataInput,
+  DataSummary,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -141,16 +144,26 @@ export class Engine {
     return this.#call('planMemory', { source: posted(source), options }, { signal });
   }
 
-  /** Reads examples as JSON lines: with `messages`, with `prompt` and `completion`, or with `text`. */
+  /**
+   * Reads examples from one file or several: JSON lines, JSON, CSV, TSV, Parquet or text, in the shapes that are common
+   * or with columns as `mapping` says.
+   */
   async loadDataset(
-    data: Blob | string | Uint8Array<ArrayBuffer>,
+    data: DataInput | readonly DataInput[],
     options: LoadDatasetOptions = {},
   ): Promise<DatasetReport> {
-    const { name, ...settings } = options;
+    const { name, evalData, ...settings } = options;
     checkSettings(settings);
-    const bytes = new Uint8Array(await new Blob([data]).arrayBuffer());
-    const file = name ?? (data instanceof File ? data.name : 'examples');
-    return this.#call('loadDataset', { file, bytes, options: settings }, { transfer: [bytes.buffer] });
+    const files = await dataFiles(data, name);
+    const evalFiles = evalData === undefined ? [] : await dataFiles(evalData, 'evaluation');
+    const transfer = [...files, ...evalFiles].map(({ bytes }) => bytes.buffer);
+    return this.#call('loadDataset', { files, evalFiles, options: settings }, { transfer });
+  }
+
+  /** Says what is in a file of examples: its format, columns and first rows. Needs no model. */
+  async inspectData(data: DataInput, { name }: { name?: string } = {}): Promise<DataSummary> {
+    const [file] = await dataFiles(data, name);
+    return this.#call('inspectData', { file: file! }, { transfer: [file!.bytes.buffer] });
   }
 
   /** Forgets the examples. */

@@ -1,5 +1,6 @@
 /** A run as it is written while it trains. Used by the worker alone, which has the handles that write in place. */
 
+import type { DataFile } from '../data-files.js';
 import { WebLoraError } from '../errors.js';
 import type { AdapterFiles, EvalStep, RunConfig, RunInfo, RunStatus, Sample, TrainStep } from '../types.js';
 import { readCheckpoint, removeCheckpoints, writeCheckpoint } from './checkpoint.js';
@@ -7,12 +8,6 @@ import { inUse, lockOf, openFile, readAdapter, readFile, readJson, runFolder, ru
 
 /** A line of metrics.jsonl. */
 export type Metric = ({ type: 'step' } & TrainStep) | ({ type: 'evaluation' } & EvalStep) | ({ type: 'sample' } & Sample);
-
-/** A file of examples, as it was given. */
-export interface DataFile {
-  name: string;
-  bytes: Uint8Array<ArrayBuffer>;
-}
 
 /** One run, held against other tabs until it is closed. */
 export class RunWriter {
