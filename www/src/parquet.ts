@@ -62,8 +62,9 @@ function bounded(bad: (message: string) => WebLoraError): Compressors {
   };
 }
 
-/** Values that JSON has no word for: large whole numbers, bytes. */
+/** Values that JSON has no word for: what is not there, large whole numbers, bytes. */
 function plain(_: string, value: unknown): unknown {
+  if (value === undefined) return null;
   if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value);
   if (ArrayBuffer.isView(value)) return value instanceof Uint8Array ? null : Array.from(value as unknown as ArrayLike<number>);
   return value;
