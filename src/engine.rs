@@ -324,19 +324,7 @@ impl Engine {
     }
 
     /// The adapter there is.
-    pub fn hold_out(dataset: &mut Dataset, share: f64, seed: u64) -> Result<()> {
-        if !(share > 0.0 && share <= 0.5) {
-            let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
-            return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
-        }
-        if dataset.examples.len() < 2 {
-            return not_ready("one example is too few to hold any out");
-        }
-        dataset.hold_out(share, seed);
-        Ok(())
-    }
-
-    fn adapter_info(&self) -> Option<AdapterInfo> {
+    pub fn adapter_info(&self) -> Option<AdapterInfo> {
         self.adapter.as_ref().map(|(adapter, steps)| adapter_info(adapter, *steps))
     }
 
@@ -411,6 +399,18 @@ impl Engine {
         let (tokens, prompt_tokens) = (generated.len(), ids.len());
         Ok(Generated { text, tokens, prompt_tokens, stopped, logprobs: told.map(|told| told.tokens) })
     }
+}
+
+fn hold_out(dataset: &mut Dataset, share: f64, seed: u64) -> Result<()> {
+    if !(share > 0.0 && share <= 0.5) {
+        let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
+        return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
+    }
+    if dataset.examples.len() < 2 {
+        return not_ready("one example is too few to hold any out");
+    }
+    dataset.hold_out(share, seed);
+    Ok(())
 }
 
 fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {
