@@ -357,3 +357,30 @@ fn what_is_held_out_depends_on_content_and_seed_alone() {
     assert_eq!(report.histogram.iter().map(|bin| bin.count).sum::<usize>(), 100);
     assert!(report.histogram.len() <= 24 && report.histogram.last().unwrap().to >= report.longest);
 }
+
+#[test]
+fn broken_rows_are_named_in_every_format() {
+    let tokenizer = byte_tokenizer(false);
+    let cases = [
+        ("a.csv", "text,n\nab,1\n\"c\nd\",2\nef\ngh,3\n", 3, (5, "it has 1 values where the first line names 2")),
+        ("a.csv", "text,n\nab,1\n\"cd,2\nef,3\n", 1, (3, "is there a quote that is never closed?")),
+        ("a.tsv", "text\nab\n\ncd\tx\n", 1, (4, "it has 2 values where the first line names 1")),
+        ("a.json", "[{\"text\": \"ab\"},\n\n{\"text\": nul},\n{\"text\": \"cd\"}]", 2, (3, "it is not JSON: expected")),
+        ("a.json", "[{\"text\": \"ab\"},\n{\"text\": \"cd\"]", 1, (2, "is never closed")),
+        ("a.json", "{\"data\": [{\"text\": \"ab\"},\n3, {\"text\": \"cd\"}]}", 2, (2, "it is not a JSON object")),
+        (
+            "a.csv",
+            "conversations\nx\n\"[{\"\"from\"\": \"\"gpt\"\", \"\"value\"\": \"\"ab\"\"}]\"\n",
+            1,
+            (2, "not a list of turns"),
+        ),
+    ];
+    let template = ChatTemplate::new("t", PLAIN, "<s>", "<end>").unwrap();
+    for (name, file, examples, (line, words)) in cases {
+        let dataset = Dataset::new(name, file.as_bytes(), &tokenizer, Some(&template), 100).unwrap();
+        assert_eq!((dataset.examples.len(), dataset.errors.len()), (examples, 1), "{file}: {:?}", dataset.errors);
+        let error = &dataset.errors[0];
+        assert_eq!((error.file.as_str(), error.line), (name, line), "{file}: {}", error.message);
+        assert!(error.message.contains(words), "{words}: {}", error.message);
+    }
+}
