@@ -5,9 +5,11 @@
 mod dataset;
 mod examples;
 mod pack;
+mod pair;
 mod record;
 
 pub use dataset::{Dataset, DatasetReport, Piece, Preview};
 pub use examples::{Example, tokenize};
 pub use pack::{Pack, pack};
+pub use pair::Pair;
 pub use record::{LineError, Record, Records, parse_jsonl};

@@ -12,7 +12,7 @@ pub use adapters::AdapterSource;
 pub use options::{EvaluateOn, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Prompt};
 pub use reports::{
     AdapterEntry, AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress,
-    StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
+    RewardsReport, StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
 };
 
 use std::cell::Cell;
@@ -244,7 +244,7 @@ impl Engine {
         }
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
         let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
-        model.check_ids(dataset.examples.iter().flat_map(|example| &example.ids))?;
+        model.check_ids(dataset.sequences().flat_map(|example| &example.ids))?;
         let report = dataset.report();
         self.end_training();
         self.dataset = Some(dataset);
@@ -258,6 +258,9 @@ impl Engine {
         if !(share > 0.0 && share <= 0.5) {
             let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
             return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
+        }
+        if !dataset.pairs.is_empty() {
+            return not_ready("preference pairs cannot be held out: leave evalShare out");
         }
         if dataset.examples.len() < 2 {
             return not_ready("one example is too few to hold any out");

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::examples::Written;
 use super::record::add_error;
-use super::{Example, LineError, parse_jsonl};
+use super::{Example, LineError, Pair, Record, pair, parse_jsonl};
 use crate::io::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
@@ -25,6 +25,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Held out: not trained on, but evaluated.
     pub eval: Vec<Example>,
+    /// In the order of the file, which has either pairs or examples.
+    pub pairs: Vec<Pair>,
     /// In the order of the file.
     pub errors: Vec<LineError>,
     /// The first examples as the model sees them.
@@ -44,14 +46,37 @@ impl Dataset {
     ) -> Result<Self> {
         let (records, mut errors) = parse_jsonl(file, bytes)?;
         let (mut examples, mut preview) = (Vec::new(), Vec::new());
+        let mut pairs = Vec::new();
+        let preference = matches!(records.first(), Some((_, Record::Preference { .. })));
+        let shown = |line, written: &Written| {
+            let piece = |(text, supervised): (&str, bool)| Piece { text: text.to_owned(), supervised };
+            Preview { line, pieces: written.pieces().map(piece).collect() }
+        };
         for (line, record) in records {
+            if matches!(record, Record::Preference { .. }) != preference {
+                add_error(&mut errors, line, pair::MIXED[usize::from(preference)].to_owned());
+                continue;
+            }
+            if let Record::Preference { chosen, rejected } = &record {
+                match pair::write(chosen, rejected, tokenizer, template, max_length) {
+                    Ok(written) => {
+                        let [chosen, rejected] = [0, 1].map(|i| Example { line, ..written[i].example() });
+                        if pairs.len() < PREVIEWS {
+                            preview.extend(written.iter().map(|written| shown(line, written)));
+                        }
+                        pairs.push(Pair { chosen, rejected });
+                    }
+                    Err(Error::BadData { message, .. }) => add_error(&mut errors, line, message),
+                    Err(error) => add_error(&mut errors, line, error.to_string()),
+                }
+                continue;
+            }
             let written = Written::new(&record, tokenizer, template, max_length);
             match written.map(|written| (written.example(), written)) {
                 Ok((example, written)) if example.supervised_tokens() > 0 => {
                     examples.push(Example { line, ..example });
                     if preview.len() < PREVIEWS {
-                        let piece = |(text, supervised): (&str, bool)| Piece { text: text.to_owned(), supervised };
-                        preview.push(Preview { line, pieces: written.pieces().map(piece).collect() });
+                        preview.push(shown(line, &written));
                     }
                 }
                 Ok((example, _)) if example.truncated => {
@@ -65,12 +90,12 @@ impl Dataset {
         }
         errors.sort_by_key(|error| error.line);
         match errors.first() {
-            Some(first) if examples.is_empty() => Err(Error::BadData {
+            Some(first) if examples.is_empty() && pairs.is_empty() => Err(Error::BadData {
                 file: file.to_owned(),
                 line: Some(first.line),
                 message: format!("no example can be used: {}", first.message),
             }),
-            _ => Ok(Self { file: file.to_owned(), examples, eval: vec![], errors, preview }),
+            _ => Ok(Self { file: file.to_owned(), examples, pairs, eval: vec![], errors, preview }),
         }
     }
 
@@ -87,16 +112,28 @@ impl Dataset {
         (self.examples, self.eval) = (list(train), list(eval));
     }
 
+    /// Examples, or pairs, to train on.
+    pub fn n_examples(&self) -> usize {
+        self.examples.len() + self.pairs.len()
+    }
+
+    /// All that the model reads: the examples, and both answers of each pair.
+    pub fn sequences(&self) -> impl Iterator<Item = &Example> {
+        self.examples.iter().chain(self.pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]))
+    }
+
     /// What a person wants to see of it before training.
     pub fn report(&self) -> DatasetReport {
         DatasetReport {
             file: self.file.clone(),
-            examples: self.examples.len(),
-            tokens: self.examples.iter().map(|example| example.ids.len()).sum(),
-            supervised_tokens: self.examples.iter().map(Example::supervised_tokens).sum(),
-            truncated: self.examples.iter().filter(|example| example.truncated).count(),
-            longest: self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0),
             eval_examples: self.eval.len(),
+            examples: self.n_examples(),
+            preference_pairs: self.pairs.len(),
+            tokens: self.sequences().map(|example| example.ids.len()).sum(),
+            supervised_tokens: self.sequences().map(Example::supervised_tokens).sum(),
+            truncated: self.examples.iter().filter(|example| example.truncated).count()
+                + self.pairs.iter().filter(|pair| pair.truncated()).count(),
+            longest: self.sequences().map(|example| example.ids.len()).max().unwrap_or(0),
             errors: self.errors.clone(),
             preview: self.preview.clone(),
         }
@@ -109,8 +146,10 @@ impl Dataset {
 pub struct DatasetReport {
     /// The file's name.
     pub file: String,
-    /// Usable examples.
+    /// Usable examples; a preference pair is one.
     pub examples: usize,
+    /// Those that are preference pairs: all or none.
+    pub preference_pairs: usize,
     /// Their tokens.
     pub tokens: usize,
     /// Their tokens that are learned.
@@ -123,7 +162,7 @@ pub struct DatasetReport {
     pub eval_examples: usize,
     /// Lines that are not used.
     pub errors: Vec<LineError>,
-    /// The first examples as the model sees them.
+    /// The first examples as the model sees them; of a pair, the chosen answer and then the rejected one.
     pub preview: Vec<Preview>,
 }
 
