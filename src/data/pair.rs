@@ -103,8 +103,8 @@ fn shared_messages(one: &[Message], other: &[Message]) -> usize {
 
 /// Both answers of a pair as the model reads them, each with the prompt and cut at `max_length` tokens from the end.
 ///
-/// What is learned of each is what [`super::tokenize`] says. Where texts are cut into tokens differently before their
-/// answers begin, it is learned from there, as in TRL: what both have in common is whole tokens.
+/// What is learned of each is what [`super::tokenize`] says. Where a text's prompt by itself would be cut into other tokens,
+/// both are learned from there, as in TRL.
 ///
 /// Errs when nothing is left of an answer, and when both are the same.
 pub(super) fn write(
@@ -116,10 +116,15 @@ pub(super) fn write(
 ) -> Result<[Written; 2]> {
     let write = |record: &Record| Written::new(record, tokenizer, template, max_length);
     let mut written = [write(chosen)?, write(rejected)?];
-    if matches!(chosen, Record::PromptCompletion { .. }) {
-        let [chosen, rejected] = [0, 1].map(|i| written[i].example().ids);
-        let shared = chosen.iter().zip(&rejected).take_while(|(one, other)| one == other).count();
-        written.iter_mut().for_each(|written| written.learn_from(shared));
+    if let Record::PromptCompletion { prompt, .. } = chosen {
+        let bos = tokenizer.bos().filter(|_| tokenizer.add_bos);
+        let prompt: Vec<u32> = bos.into_iter().chain(tokenizer.encode(prompt)?).collect();
+        let shared = |i: usize| {
+            let ids = written[i].example().ids;
+            prompt.iter().zip(&ids).take_while(|(one, other)| one == other).count()
+        };
+        let first = shared(0).min(shared(1));
+        written.iter_mut().for_each(|written| written.learn_from(first));
     }
     let examples = [0, 1].map(|i| written[i].example());
     for (example, name) in examples.iter().zip(["chosen", "rejected"]) {
