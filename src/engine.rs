@@ -14,7 +14,7 @@ pub use options::{
 };
 pub use reports::{
     AdapterEntry, AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress,
-    StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
+    RewardsReport, StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
 };
 
 use std::cell::Cell;
@@ -257,19 +257,27 @@ impl Engine {
                 let file = DataFile { format: file.format.or(options.format), ..file };
                 let mapping = options.mapping.as_ref();
                 let dataset = Dataset::read(file, mapping, tokenizer, model.template.as_ref(), max_length)?;
-                model.check_ids(dataset.examples.iter().flat_map(|example| &example.ids))?;
+                model.check_ids(dataset.sequences().flat_map(|example| &example.ids))?;
                 match &mut all {
                     None => all = Some(dataset),
-                    Some(all) => all.append(dataset),
+                    Some(all) => all.append(dataset)?,
                 }
             }
             Ok(all)
         };
         let Some(mut dataset) = read(files)? else { return not_ready("give a file of examples") };
         match (read(eval)?, options.eval_share) {
-            (None, share) if share == 0.0 => {}
+            (None, 0.0) => {}
             (None, share) => hold_out(&mut dataset, share, options.seed)?,
-            (Some(eval), share) if share == 0.0 => dataset.evaluate_on(eval),
+            (Some(eval), 0.0) => {
+                if !(dataset.pairs.is_empty() && eval.pairs.is_empty()) {
+                    return not_ready("preference pairs cannot be evaluated on: leave evalData out");
+                }
+                dataset.evaluate_on(eval);
+                if dataset.eval.is_empty() {
+                    return not_ready("every example to evaluate on is also trained on: give others");
+                }
+            }
             (Some(_), share) => {
                 let allowed = "0 where examples to evaluate on have a file of their own".to_owned();
                 return Err(Error::BadSetting { name: "evalShare".into(), value: share.to_string(), allowed });
@@ -405,6 +413,9 @@ fn hold_out(dataset: &mut Dataset, share: f64, seed: u64) -> Result<()> {
     if !(share > 0.0 && share <= 0.5) {
         let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
         return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
+    }
+    if !dataset.pairs.is_empty() {
+        return not_ready("preference pairs cannot be held out: leave evalShare out");
     }
     if dataset.examples.len() < 2 {
         return not_ready("one example is too few to hold any out");

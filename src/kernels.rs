@@ -16,6 +16,7 @@ pub mod loss_sum;
 mod math;
 pub mod matmul;
 pub mod neftune;
+pub mod preference;
 pub mod probe;
 pub mod qk_norm;
 pub mod random;

@@ -20,6 +20,7 @@ pub use norm::{Norm, NormSaved};
 
 use crate::Result;
 use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice, Step, Variant};
+use crate::kernels::preference::{PairRows, Preference};
 use crate::kernels::{Matrix, Token};
 
 /// What a pass works on, in GPU memory: capacities are fixed, contents change from pass to pass.
@@ -34,6 +35,7 @@ pub struct Batch {
     tokens: Buffer,
     target_rows: Buffer,
     target_ids: Buffer,
+    pairs: Option<(Preference, Buffer)>,
 }
 
 /// [`Batch`] as a recording sees it.
@@ -47,6 +49,8 @@ pub struct BatchView {
     pub target_ids: Slice,
     /// Most rows with a target.
     pub max_targets: usize,
+    /// Where preferences are learned: how, and the [`PairRows`] of the pass.
+    pub pairs: Option<(Preference, Slice)>,
 }
 
 impl Batch {
@@ -61,7 +65,22 @@ impl Batch {
             tokens: Buffer::storage(gpu, "tokens", (max_tokens * size_of::<Token>()) as u64)?,
             target_rows: Buffer::storage(gpu, "target_rows", index_bytes)?,
             target_ids: Buffer::storage(gpu, "target_ids", index_bytes)?,
+            pairs: None,
         })
+    }
+
+    /// The same for passes of preference pairs.
+    pub fn with_pairs(self, gpu: &Gpu, preference: Preference) -> Result<Self> {
+        let buffer = Buffer::storage(gpu, "pairs", PairRows::size_bytes(self.max_tokens))?;
+        Ok(Self { pairs: Some((preference, buffer)), ..self })
+    }
+
+    /// Writes the preference pairs of a pass, where they are learned.
+    pub fn write_pairs(&self, gpu: &Gpu, pairs: &[PairRows]) {
+        match &self.pairs {
+            None => assert!(pairs.is_empty(), "pairs for a batch of examples"),
+            Some((_, buffer)) => buffer.write(gpu, 0, &PairRows::bytes(pairs)),
+        }
     }
 
     /// Writes a pass: its tokens, and `(row, target id)` for the rows that have one.
@@ -81,6 +100,7 @@ impl Batch {
             target_rows: rec.external(&self.target_rows),
             target_ids: rec.external(&self.target_ids),
             max_targets: self.max_targets,
+            pairs: self.pairs.as_ref().map(|(preference, buffer)| (*preference, rec.external(buffer))),
         };
         (rec, view)
     }

@@ -30,7 +30,8 @@
 //! buffers to a [`gpu::Recording`]. A [`gpu::Plan`] gives each transient buffer a slot by its first and last use,
 //! compiles each distinct shader once and makes every bind group; a replay then writes one small uniform
 //! ([`gpu::Step`]), encodes and submits. What changes from step to step (how many tokens, how many targets, learning
-//! rate, adapter strength) is in that uniform, so one recording serves every batch. A step of one pass is one submit, and
+//! rate, adapter strength) is in that uniform, so one recording serves every batch; the options that a recording does
+//! depend on are a [`train::Recorded`]. A step of one pass is one submit, and
 //! a steady step creates nothing: every call that creates, maps or submits goes through a counting device, and a test
 //! holds the counts to that. Submits are cut by floating-point operations only so that none comes near a watchdog; after
 //! the first step the cut follows the measured rate.

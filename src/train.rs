@@ -6,12 +6,14 @@ mod evaluator;
 mod memory;
 mod optimizer;
 mod options;
+mod preference;
 mod state;
 
 pub use batches::{Batches, Pass};
 pub use evaluator::{Evaluation, Evaluator, Scores};
 pub use memory::MemoryPlan;
-pub use options::{MAX_TOKENS, Optim, Recorded, Schedule, TrainOptions};
+pub use options::{Loss, MAX_TOKENS, Optim, Recorded, Schedule, TrainOptions};
+pub use preference::{References, Rewards, pair_passes};
 pub use state::{read_state, write_state};
 
 use std::rc::Rc;
@@ -19,6 +21,7 @@ use std::rc::Rc;
 use optimizer::Optimizer;
 
 use crate::gpu::{Buffer, Gpu, Plan, Readback, Recording, Step};
+use crate::kernels::preference::PairRows;
 use crate::kernels::random::pcg4d;
 use crate::layers::Batch;
 use crate::lora::Adapter;
@@ -83,12 +86,14 @@ impl OptimStep {
 /// What the GPU says of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepMetrics {
-    /// Mean cross-entropy over the step's supervised tokens, before the update.
+    /// Mean cross-entropy over the step's supervised tokens, or mean loss of its pairs, before the update.
     pub loss: f32,
     /// Global gradient norm before clipping.
     pub grad_norm: f32,
     /// True when loss or gradients were not finite and the adapter was left as it was.
     pub skipped: bool,
+    /// Where preferences are learned.
+    pub rewards: Option<Rewards>,
 }
 
 /// The recorded training step of a model and an adapter.
@@ -122,10 +127,15 @@ impl Trainer {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let before = gpu.allocated_bytes();
-        let batch = Batch::new(&gpu, max_tokens, max_tokens)?;
+        let mut batch = Batch::new(&gpu, max_tokens, max_tokens)?;
+        if let Some(preference) = recorded.preference {
+            batch = batch.with_pairs(&gpu, preference)?;
+        }
         let optimizer = Optimizer::new(&gpu, adapter, recorded)?;
-        let metrics = Buffer::storage(&gpu, "metrics", 16)?;
-        let report = Buffer::storage(&gpu, "report", 16)?;
+        // The last four numbers are of rewards.
+        let metrics_bytes = if recorded.preference.is_some() { 32 } else { 16 };
+        let metrics = Buffer::storage(&gpu, "metrics", metrics_bytes)?;
+        let report = Buffer::storage(&gpu, "report", metrics_bytes)?;
 
         let (mut rec, view) = batch.recording();
         let factors = adapter.view(&mut rec, Some(&optimizer.grads));
@@ -208,7 +218,7 @@ impl Trainer {
         self.pass.dispatches_of(path)
     }
 
-    /// One optimiser step over the mean of all supervised tokens of `passes`, of which there is at least one. Each pass
+    /// One optimiser step over the mean of all supervised tokens (or all pairs) of `passes`, of which there is at least one. Each pass
     /// is one submit (or a few slices); the last one's holds the update as well. Returns at once; the metrics are to
     /// be taken by [`Trainer::metrics`] before the next step but one.
     pub fn step(&mut self, passes: &[Pass], optim: OptimStep) {
@@ -223,13 +233,13 @@ impl Trainer {
             self.forward_backward(pass, step);
             step.first_row += pass.tokens.len() as u32;
         }
-        self.batch.write(&self.gpu, &last.tokens, &last.targets);
+        self.write(last);
         let report = (&self.ring[self.n_steps % 2], &self.report);
         Plan::replay_all(&self.gpu, &[&self.pass, &self.update], &last.step(step), Some(report));
         self.n_steps += 1;
     }
 
-    /// Adds the gradients of `scale` times the mean loss over all supervised tokens of `passes`, with the noise and the
+    /// Adds the gradients of `scale` times the mean loss over all supervised tokens (or pairs) of `passes`, with the noise and the
     /// smoothing of `optim`; that loss. For loops of one's own, which end a step by [`Trainer::update`].
     pub async fn accumulate(&mut self, passes: &[Pass], scale: f32, optim: OptimStep) -> Result<f32> {
         let step = Step { loss_scale: scale * loss_scale(passes), first_row: self.n_rows, ..optim.step() };
@@ -260,8 +270,14 @@ impl Trainer {
 
     /// Adds the gradients of one pass.
     fn forward_backward(&self, pass: &Pass, step: Step) {
-        self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+        self.write(pass);
         self.pass.replay(&self.gpu, &pass.step(step));
+    }
+
+    fn write(&self, pass: &Pass) {
+        self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+        let pairs: Vec<PairRows> = pass.pairs.iter().map(|(_, pair)| *pair).collect();
+        self.batch.write_pairs(&self.gpu, &pairs);
     }
 
     /// Optimiser steps submitted.
@@ -278,10 +294,14 @@ impl Trainer {
             let rate = flops as f64 / started.elapsed().as_secs_f64().max(1e-3);
             self.pass.set_slice_flops((rate * SLICE_SECONDS) as u64);
         }
-        let [loss, grad_norm, _, finite]: [f32; 4] = floats(&bytes)
-            .try_into()
-            .map_err(|_| Error::Gpu { message: "the report of a step has another size".into() })?;
-        Ok(StepMetrics { loss, grad_norm, skipped: finite != 1.0 })
+        let (loss, grad_norm, finite, rewards) = match floats(&bytes)[..] {
+            [loss, grad_norm, _, finite] => (loss, grad_norm, finite, None),
+            [loss, grad_norm, _, finite, chosen, rejected, accuracy, log_odds_ratio] => {
+                (loss, grad_norm, finite, Some(Rewards { chosen, rejected, accuracy, log_odds_ratio }))
+            }
+            _ => return Err(Error::Gpu { message: "the report of a step has another size".into() }),
+        };
+        Ok(StepMetrics { loss, grad_norm, skipped: finite != 1.0, rewards })
     }
 
     /// Times every kernel of a step over `passes`. Adapter and moments stay as they are.
@@ -295,7 +315,7 @@ impl Trainer {
         }
         let mut times = vec![];
         for pass in passes {
-            self.batch.write(&self.gpu, &pass.tokens, &pass.targets);
+            self.write(pass);
             times.extend(self.pass.profile(&self.gpu, &pass.step(step)).await?);
         }
         times.extend(self.update.profile(&self.gpu, &step).await?);
@@ -317,10 +337,12 @@ impl Trainer {
     }
 }
 
-/// One over the supervised tokens of a step.
+/// One over the supervised tokens of a step, or its pairs.
 fn loss_scale(passes: &[Pass]) -> f32 {
     let n_targets: usize = passes.iter().map(|pass| pass.targets.len()).sum();
-    (1.0 / n_targets.max(1) as f64) as f32
+    let n_pairs: usize = passes.iter().map(|pass| pass.pairs.len()).sum();
+    let n = if n_pairs > 0 { n_pairs } else { n_targets };
+    (1.0 / n.max(1) as f64) as f32
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
+use crate::data::{DataFile, Format, inspect};
 use crate::engine::{
-    AdapterSource, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
+    AdapterSource, DataOptions, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
 };
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Variant};
@@ -121,8 +122,8 @@ impl Engine {
         let options: DataOptions = from_js("options", options)?;
         let files: Vec<JsFile> = files.iter().map(JsFile::new).collect::<JsResult<_>>()?;
         let eval_files: Vec<JsFile> = eval_files.iter().map(JsFile::new).collect::<JsResult<_>>()?;
-        let borrowed = |files: &'_ [JsFile]| files.iter().map(JsFile::file).collect::<Vec<_>>();
-        to_js(&self.engine.load_data(&borrowed(&files), &borrowed(&eval_files), &options).map_err(to_js_error)?)
+        let [files, eval_files] = [&files, &eval_files].map(|files| files.iter().map(JsFile::file).collect::<Vec<_>>());
+        to_js(&self.engine.load_data(&files, &eval_files, &options).map_err(to_js_error)?)
     }
 
     /// Says what a file `{name, bytes, format?}` is. Needs no model.

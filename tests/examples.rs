@@ -57,6 +57,12 @@ fn broken_lines_are_named() {
         (b"{\"completion\": \"a\"}", "it has 'completion' but no 'prompt'"),
         (b"{\"prompt\": \"a\", \"completion\": []}", "neither both texts nor both lists"),
         (b"{\"prompt\": 1, \"completion\": 2}", "neither both texts nor both lists"),
+        (b"{\"chosen\": \"a\"}", "it has 'chosen' but no 'rejected'"),
+        (b"{\"prompt\": \"p\", \"rejected\": \"a\"}", "it has 'rejected' but no 'chosen'"),
+        (b"{\"chosen\": \"a\", \"rejected\": [{}]}", "neither all texts nor all lists of messages"),
+        (b"{\"prompt\": [], \"chosen\": \"a\", \"rejected\": \"b\"}", "neither all texts nor all lists of messages"),
+        (b"{\"chosen\": [], \"rejected\": [{}]}", "'chosen' is empty"),
+        (b"{\"chosen\": [{\"role\": \"a\"}], \"rejected\": []}", "'chosen', message 1: 'content' is missing"),
         (b"{\"messages\": \"a\"}", "'messages' is not a list of messages"),
         (b"{\"messages\": []}", "'messages' is empty"),
         (b"{\"messages\": [1]}", "'messages', message 1: it is not an object"),
@@ -185,6 +191,71 @@ fn what_is_learned_is_the_answer_and_its_end() {
     assert_eq!(shown(&example, &with_bos), "<s>[abc<end>]");
     let example = tokenize(&pair, &with_bos, None, 1000).unwrap();
     assert_eq!(shown(&example, &with_bos), "<s>ab[ cd<end>]");
+}
+
+#[test]
+fn pairs_are_an_answer_to_prefer_and_one_to_avoid() {
+    let tokenizer = byte_tokenizer(false);
+    let template = ChatTemplate::new("t", PLAIN, "<s>", "<end>").unwrap();
+    let dataset =
+        |line: &str, max_length| Dataset::new("a.jsonl", line.as_bytes(), &tokenizer, Some(&template), max_length);
+    let (user, assistant) = ("{\"role\": \"user\", \"content\": \"q\"}", "{\"role\": \"assistant\", \"content\": ");
+    let conversation = "<s>user:q<end>\n<s>assistant:[one<end>]\n | <s>user:q<end>\n<s>assistant:[two<end>]\n";
+    for (line, expected) in [
+        ("{\"prompt\": \"ab\", \"chosen\": \" c\", \"rejected\": \" de\"}".to_owned(), "ab[ c<end>] | ab[ de<end>]"),
+        // What both have in common is the prompt, but for a space before what differs.
+        (
+            "{\"chosen\": \"ab cd\", \"rejected\": \"ab de\", \"prompt\": null}".to_owned(),
+            "ab[ cd<end>] | ab[ de<end>]",
+        ),
+        ("{\"chosen\": \"abc\", \"rejected\": \"abd\"}".to_owned(), "ab[c<end>] | ab[d<end>]"),
+        ("{\"chosen\": \"ab\", \"rejected\": \"abc\"}".to_owned(), "a[b<end>] | a[bc<end>]"),
+        ("{\"chosen\": \"x\", \"rejected\": \"yz\"}".to_owned(), "x[<end>] | y[z<end>]"),
+        (
+            format!(
+                "{{\"prompt\": [{user}], \"chosen\": [{assistant}\"one\"}}], \"rejected\": [{assistant}\"two\"}}]}}"
+            ),
+            conversation,
+        ),
+        (
+            format!("{{\"chosen\": [{user}, {assistant}\"one\"}}], \"rejected\": [{user}, {assistant}\"two\"}}]}}"),
+            conversation,
+        ),
+        // As published: the prompt as a text beside whole conversations, or beside the answers alone.
+        (
+            format!(
+                "{{\"prompt\": \"q\", \"chosen\": [{user}, {assistant}\"one\"}}], \"rejected\": [{user}, {assistant}\"two\"}}]}}"
+            ),
+            conversation,
+        ),
+        (
+            format!("{{\"prompt\": \"q\", \"chosen\": [{assistant}\"one\"}}], \"rejected\": [{assistant}\"two\"}}]}}"),
+            conversation,
+        ),
+    ] {
+        let pairs = dataset(&line, 1000).unwrap().pairs;
+        let text = [&pairs[0].chosen, &pairs[0].rejected].map(|example| shown(example, &tokenizer)).join(" | ");
+        assert_eq!(text, expected, "{line}");
+    }
+
+    let pair = "{\"prompt\": \"abc\", \"chosen\": \" defg\", \"rejected\": \" defh\"}\n";
+    let cut = dataset(pair, 8).unwrap();
+    let report = cut.report();
+    assert_eq!((report.preference_pairs, report.truncated, report.longest, report.tokens), (1, 1, 8, 16));
+    assert_eq!((report.supervised_tokens, report.preview.len(), report.preview[1].line), (10, 2, 1));
+    for (line, max_length, words) in [
+        (pair, 7, "the chosen and the rejected answer are the same within 7 tokens"),
+        (pair, 3, "nothing of the chosen answer is left within 3 tokens"),
+        ("{\"chosen\": \"a\", \"rejected\": \"a\"}\n", 100, "the chosen and the rejected answer are the same"),
+        (
+            "{\"prompt\": [{\"role\": \"user\", \"content\": \"q\"}], \"chosen\": [{\"role\": \"assistant\", \"content\": \"a\"}], \"rejected\": [{\"role\": \"user\", \"content\": \"a\"}]}\n",
+            100,
+            "there is nothing to learn in it: no rejected answer",
+        ),
+    ] {
+        let error = dataset(line, max_length).unwrap_err().to_string();
+        assert_eq!(error, format!("a.jsonl, line 1: no example can be used: {words}"));
+    }
 }
 
 #[test]
@@ -366,7 +437,8 @@ fn broken_rows_are_named_in_every_format() {
         ("a.csv", "text,n\nab,1\n\"cd,2\nef,3\n", 1, (3, "is there a quote that is never closed?")),
         ("a.tsv", "text\nab\n\ncd\tx\n", 1, (4, "it has 2 values where the first line names 1")),
         ("a.json", "[{\"text\": \"ab\"},\n\n{\"text\": nul},\n{\"text\": \"cd\"}]", 2, (3, "it is not JSON: expected")),
-        ("a.json", "[{\"text\": \"ab\"},\n{\"text\": \"cd\"]", 1, (2, "is never closed")),
+        ("a.json", "[{\"text\": \"ab\"},\n{\"text\": \"cd\"]", 1, (2, "it is not JSON: expected")),
+        ("a.json", "[{\"text\": \"ab\"},\n{\"text\": \"cd}]", 1, (2, "is never closed")),
         ("a.json", "{\"data\": [{\"text\": \"ab\"},\n3, {\"text\": \"cd\"}]}", 2, (2, "it is not a JSON object")),
         (
             "a.csv",

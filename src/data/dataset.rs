@@ -6,7 +6,7 @@ use super::examples::Written;
 use super::read::{Read, read};
 use super::record::add_error;
 use super::windows::windows;
-use super::{DataFile, DataMapping, Example, Format, LineError, Record, Shape, split};
+use super::{DataFile, DataMapping, Example, Format, LineError, Pair, Record, Shape, pair, split};
 use crate::io::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
@@ -24,6 +24,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Held out: not trained on, but evaluated.
     pub eval: Vec<Example>,
+    /// In the order of the file, which has either pairs or examples.
+    pub pairs: Vec<Pair>,
     /// In the order of the file.
     pub errors: Vec<LineError>,
     /// In the order in which they were given; not those of `eval`.
@@ -58,16 +60,38 @@ impl Dataset {
         let Read { records, mut errors, format, shape } = read(file, mapping, template.is_some())?;
         let file = file.name;
         let (mut examples, mut preview) = (Vec::new(), Vec::new());
+        let mut pairs = Vec::new();
+        let preference = matches!(records.first(), Some((_, Record::Preference { .. })));
+        let shown = |line, written: &Written| {
+            let piece = |(text, supervised): (&str, bool)| Piece { text: text.to_owned(), supervised };
+            Preview { file: file.to_owned(), line, pieces: written.pieces().map(piece).collect() }
+        };
         for (line, record) in records {
+            if matches!(record, Record::Preference { .. }) != preference {
+                add_error(&mut errors, line, pair::MIXED[usize::from(preference)].to_owned());
+                continue;
+            }
+            if let Record::Preference { chosen, rejected } = &record {
+                match pair::write(chosen, rejected, tokenizer, template, max_length) {
+                    Ok(written) => {
+                        let [chosen, rejected] = [0, 1].map(|i| Example { line, ..written[i].example() });
+                        if pairs.len() < PREVIEWS {
+                            preview.extend(written.iter().map(|written| shown(line, written)));
+                        }
+                        pairs.push(Pair { chosen, rejected });
+                    }
+                    Err(Error::BadData { message, .. }) => add_error(&mut errors, line, message),
+                    Err(error) => add_error(&mut errors, line, error.to_string()),
+                }
+                continue;
+            }
             let mut take = |written: Written| {
                 let example = written.example();
                 let learned = example.supervised_tokens() > 0;
                 if learned {
                     examples.push(Example { line, ..example });
                     if preview.len() < PREVIEWS {
-                        let piece = |(text, supervised): (&str, bool)| Piece { text: text.to_owned(), supervised };
-                        let pieces = written.pieces().map(piece).collect();
-                        preview.push(Preview { file: file.to_owned(), line, pieces });
+                        preview.push(shown(line, &written));
                     }
                 }
                 (learned, written.truncated)
@@ -93,25 +117,34 @@ impl Dataset {
         errors.sort_by_key(|error| error.line);
         errors.iter_mut().for_each(|error| error.file = file.to_owned());
         match errors.first() {
-            Some(first) if examples.is_empty() => Err(Error::BadData {
+            Some(first) if examples.is_empty() && pairs.is_empty() => Err(Error::BadData {
                 file: file.to_owned(),
                 line: Some(first.line),
                 message: format!("no example can be used: {}", first.message),
             }),
             _ => {
-                let files = vec![FileReport { file: file.to_owned(), format, shape, examples: examples.len() }];
-                Ok(Self { file: file.to_owned(), examples, eval: vec![], errors, files, preview })
+                let n = examples.len() + pairs.len();
+                let files = vec![FileReport { file: file.to_owned(), format, shape, examples: n }];
+                Ok(Self { file: file.to_owned(), examples, pairs, eval: vec![], errors, files, preview })
             }
         }
     }
 
     /// The examples of another file behind these.
-    pub fn append(&mut self, mut other: Self) {
+    ///
+    /// Errs when one has pairs and the other has none.
+    pub fn append(&mut self, mut other: Self) -> Result<()> {
+        if self.pairs.is_empty() != other.pairs.is_empty() {
+            let message = "of these files, some have preference pairs and some have other examples: take one kind";
+            return Err(Error::BadData { file: other.file, line: None, message: message.to_owned() });
+        }
+        self.pairs.append(&mut other.pairs);
         self.examples.append(&mut other.examples);
         self.errors.append(&mut other.errors);
         self.files.append(&mut other.files);
         let room = PREVIEWS.saturating_sub(self.preview.len());
         self.preview.extend(other.preview.into_iter().take(room));
+        Ok(())
     }
 
     /// Holds `share` of the distinct examples out, at least one and never all; copies of one are held out with it. Which
@@ -135,19 +168,33 @@ impl Dataset {
         }
     }
 
+    /// Examples, or pairs, to train on.
+    pub fn n_examples(&self) -> usize {
+        self.examples.len() + self.pairs.len()
+    }
+
+    /// All that the model reads: the examples, and both answers of each pair.
+    pub fn sequences(&self) -> impl Iterator<Item = &Example> {
+        self.examples.iter().chain(self.pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]))
+    }
+
     /// What a person wants to see of it before training.
     pub fn report(&self) -> DatasetReport {
         DatasetReport {
             file: self.file.clone(),
-            examples: self.examples.len(),
-            tokens: self.examples.iter().map(|example| example.ids.len()).sum(),
-            supervised_tokens: self.examples.iter().map(Example::supervised_tokens).sum(),
-            truncated: self.examples.iter().filter(|example| example.truncated).count(),
-            longest: self.examples.iter().map(|example| example.ids.len()).max().unwrap_or(0),
             eval_examples: self.eval.len(),
+            examples: self.n_examples(),
+            preference_pairs: self.pairs.len(),
+            tokens: self.sequences().map(|example| example.ids.len()).sum(),
+            supervised_tokens: self.sequences().map(Example::supervised_tokens).sum(),
+            truncated: self.examples.iter().filter(|example| example.truncated).count()
+                + self.pairs.iter().filter(|pair| pair.truncated()).count(),
+            longest: self.sequences().map(|example| example.ids.len()).max().unwrap_or(0),
             eval_tokens: self.eval.iter().map(|example| example.ids.len()).sum(),
-            duplicates: self.examples.len() - split::Distinct::new(&self.examples).len(),
-            histogram: histogram(&self.examples),
+            duplicates: self.n_examples()
+                - split::Distinct::new(&self.examples).len()
+                - split::distinct_pairs(&self.pairs),
+            histogram: histogram(self.sequences()),
             format: self.files[0].format,
             shape: self.files[0].shape,
             files: self.files.clone(),
@@ -163,8 +210,10 @@ impl Dataset {
 pub struct DatasetReport {
     /// The file's name.
     pub file: String,
-    /// Usable examples.
+    /// Usable examples; a preference pair is one.
     pub examples: usize,
+    /// Those that are preference pairs: all or none.
+    pub preference_pairs: usize,
     /// Their tokens.
     pub tokens: usize,
     /// Their tokens that are learned.
@@ -190,7 +239,7 @@ pub struct DatasetReport {
     pub files: Vec<FileReport>,
     /// Lines that are not used.
     pub errors: Vec<LineError>,
-    /// The first examples as the model sees them.
+    /// The first examples as the model sees them; of a pair, the chosen answer and then the rejected one.
     pub preview: Vec<Preview>,
 }
 
@@ -220,14 +269,15 @@ pub struct Bin {
 }
 
 /// At most `BINS` of equal width, which is 1, 2 or 5 times a power of ten, from 1 token to the longest example.
-fn histogram(examples: &[Example]) -> Vec<Bin> {
-    let longest = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
+fn histogram<'a>(examples: impl Iterator<Item = &'a Example>) -> Vec<Bin> {
+    let lengths: Vec<usize> = examples.map(|example| example.ids.len()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
     let widths = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10usize.pow(power)));
     let width = widths.into_iter().find(|width| longest.div_ceil(*width) <= BINS).unwrap_or(usize::MAX);
     let bin = |i: usize| Bin { from: i * width + 1, to: (i + 1) * width, count: 0 };
     let mut bins: Vec<Bin> = (0..longest.div_ceil(width)).map(bin).collect();
-    for example in examples {
-        bins[(example.ids.len() - 1) / width].count += 1;
+    for length in lengths {
+        bins[(length - 1) / width].count += 1;
     }
     bins
 }

@@ -79,6 +79,7 @@ impl Written {
                 })?;
                 Chat { template, tokenizer, messages, tools }.written(*given)?
             }
+            Record::Preference { .. } => return Err(unusable("it is two examples, 'chosen' and 'rejected'")),
         };
         let truncated = tokens.len() > max_length;
         tokens.truncate(max_length);
@@ -96,6 +97,11 @@ impl Written {
             line: 0,
             truncated: self.truncated,
         }
+    }
+
+    /// Makes targets of all tokens from number `first` on.
+    pub(super) fn learn_from(&mut self, first: usize) {
+        self.tokens.iter_mut().skip(first.max(1)).for_each(|token| token.supervised = true);
     }
 
     /// The text as far as it has tokens, cut where learning begins and ends: each part, and whether it is learned.
@@ -243,6 +249,6 @@ fn differs(i: usize) -> Error {
 }
 
 /// An error about one record; who knows its file and line adds them.
-fn unusable(message: &str) -> Error {
+pub(super) fn unusable(message: &str) -> Error {
     Error::BadData { file: String::new(), line: None, message: message.to_owned() }
 }

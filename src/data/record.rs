@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::pair;
 use crate::io::Message;
 use crate::{Error, Result};
 
@@ -34,6 +35,13 @@ pub enum Record {
     },
     /// All of the text is learned.
     Text(String),
+    /// Two answers to one prompt, each a [`Record::Messages`] or a [`Record::PromptCompletion`] with that prompt.
+    Preference {
+        /// The better one.
+        chosen: Box<Record>,
+        /// The worse one.
+        rejected: Box<Record>,
+    },
 }
 
 /// Records, each with its 1-based line.
@@ -119,6 +127,9 @@ pub(super) fn parse_fields(mut fields: Map<String, Value>) -> Result<Record, Str
         Some(Value::Array(tools)) => tools,
         Some(_) => return Err("'tools' is not a list".to_owned()),
     };
+    if fields.contains_key("chosen") || fields.contains_key("rejected") {
+        return pair::parse(fields, tools);
+    }
     if let Some(messages) = fields.remove("messages") {
         return Ok(Record::Messages { messages: parse_messages("messages", messages)?, given: 0, tools });
     }
@@ -149,7 +160,7 @@ pub(super) fn parse_fields(mut fields: Map<String, Value>) -> Result<Record, Str
 fn unknown_fields(fields: &Map<String, Value>) -> String {
     let names: Vec<String> = fields.keys().take(8).map(|name| format!("'{}'", shortened(name))).collect();
     let found = if names.is_empty() { "no fields".to_owned() } else { names.join(", ") };
-    format!("it has {found}; needed is 'messages', or 'prompt' and 'completion', or 'text'")
+    format!("it has {found}; needed is 'messages', or 'prompt' and 'completion', or 'text', or 'chosen' and 'rejected'")
 }
 
 /// Enough of a text from the file to recognise it in an error.
@@ -157,7 +168,7 @@ pub(super) fn shortened(text: &str) -> String {
     if text.chars().nth(40).is_none() { text.to_owned() } else { text.chars().take(40).chain(['…']).collect() }
 }
 
-fn parse_messages(field: &str, value: Value) -> Result<Vec<Message>, String> {
+pub(super) fn parse_messages(field: &str, value: Value) -> Result<Vec<Message>, String> {
     let Value::Array(values) = value else {
         return Err(format!("'{field}' is not a list of messages"));
     };

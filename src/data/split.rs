@@ -1,8 +1,8 @@
 //! Which examples are held out, and which are the same.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::Example;
+use super::{Example, Pair};
 
 /// Examples by what they are: tokens and targets.
 pub(super) struct Distinct<'a>(HashMap<(&'a [u32], &'a [bool]), usize>);
@@ -24,6 +24,11 @@ impl<'a> Distinct<'a> {
     pub(super) fn contains(&self, example: &Example) -> bool {
         self.0.contains_key(&(&example.ids[..], &example.supervised[..]))
     }
+}
+
+/// How many pairs there are, copies not counted.
+pub(super) fn distinct_pairs(pairs: &[Pair]) -> usize {
+    pairs.iter().map(|pair| (&pair.chosen.ids, &pair.rejected.ids)).collect::<HashSet<_>>().len()
 }
 
 /// `(trained on, held out)`: held out are those whose hash is among the smallest `share` of all hashes, with all their

@@ -8,7 +8,7 @@ use crate::data::{DataMapping, Format};
 use crate::io::{LoraConfig, Message, ModuleNames, Quantization};
 use crate::lora::ModuleGroup;
 use crate::model::Config;
-use crate::train::{Optim, Recorded, TrainOptions};
+use crate::train::{Loss, Optim, Recorded, TrainOptions};
 use crate::{Error, Result};
 
 /// How files of examples are read.
@@ -132,6 +132,8 @@ pub struct PlanOptions {
     /// As in [`TrainOptions`].
     pub memory_budget: Option<u64>,
     /// As in [`TrainOptions`].
+    pub loss: Loss,
+    /// As in [`TrainOptions`].
     pub optim: Option<Optim>,
     /// As in [`TrainOptions`].
     pub loraplus_lr_ratio: Option<f64>,
@@ -146,6 +148,7 @@ impl PlanOptions {
     pub(super) fn recorded(&self) -> Recorded {
         let run = TrainOptions::default();
         let run = TrainOptions {
+            loss: self.loss,
             optim: self.optim.unwrap_or(run.optim),
             loraplus_lr_ratio: self.loraplus_lr_ratio.unwrap_or(run.loraplus_lr_ratio),
             label_smoothing_factor: self.label_smoothing_factor.unwrap_or(run.label_smoothing_factor),

@@ -5,11 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::options::OptimOptions;
-use super::reports::{EvalReport, OptimReport, StepReport, TrainProgress};
+use super::reports::{EvalReport, OptimReport, RewardsReport, StepReport, TrainProgress};
 use crate::data::{Dataset, Example};
 use crate::gpu::{Buffer, Gpu};
 use crate::lora::Adapter;
-use crate::train::{Batches, Evaluator, OptimStep, Pass, Scores, TrainOptions, Trainer, read_state, write_state};
+use crate::train::{
+    Batches, Evaluator, OptimStep, Pass, References, Scores, TrainOptions, Trainer, pair_passes, read_state,
+    write_state,
+};
 use crate::{Error, Result};
 
 /// Recorded training, and where it is.
@@ -17,6 +20,8 @@ pub(super) struct Run {
     pub(super) trainer: Trainer,
     /// Where there is something to evaluate.
     pub(super) evaluator: Option<Evaluator>,
+    /// Where the loss compares with the base model.
+    references: Option<References>,
     batches: Batches,
     state: RunState,
     /// Tokens and supervised tokens of the steps submitted whose metrics have not come yet.
@@ -73,13 +78,14 @@ impl Run {
         options: TrainOptions,
         trainer: Trainer,
         evaluator: Option<Evaluator>,
+        references: Option<References>,
     ) -> Self {
-        let batches = Batches::new(dataset.examples.len(), options.examples_per_step(), options.seed);
+        let batches = Batches::new(dataset.n_examples(), options.examples_per_step(), options.seed);
         let state = RunState {
             adapter: adapter.config.to_json(),
             data_digest: digest(dataset),
             tokens_per_pass: trainer.max_tokens(),
-            total: options.total_steps(dataset.examples.len()),
+            total: options.total_steps(dataset.n_examples()),
             step: 0,
             untold: VecDeque::new(),
             evaluated: None,
@@ -90,7 +96,7 @@ impl Run {
         };
         let ahead = usize::from(!gpu.info().software);
         let (pending, best_params) = (VecDeque::new(), vec![]);
-        Self { trainer, evaluator, batches, state, pending, evaluating: None, best_params, ahead }
+        Self { trainer, evaluator, references, batches, state, pending, evaluating: None, best_params, ahead }
     }
 
     /// Optimiser steps there will be.
@@ -105,7 +111,27 @@ impl Run {
 
     /// The passes of 0-based `step`.
     pub(super) fn passes(&self, step: usize, dataset: &Dataset) -> Vec<Pass> {
-        self.batches.passes(step, &dataset.examples, self.trainer.max_tokens())
+        self.passes_of(&self.batches.examples(step), dataset)
+    }
+
+    /// The passes of the examples, or pairs, of these numbers.
+    pub(super) fn passes_of(&self, numbers: &[usize], dataset: &Dataset) -> Vec<Pass> {
+        let max_tokens = self.trainer.max_tokens();
+        match self.state.options.loss.preference() {
+            Some(loss) => pair_passes(numbers, &dataset.pairs, loss, max_tokens),
+            None => {
+                let chosen: Vec<&Example> = numbers.iter().map(|&at| &dataset.examples[at]).collect();
+                Pass::packed(&chosen, max_tokens)
+            }
+        }
+    }
+
+    /// Adds to the passes what their loss needs of the base model.
+    pub(super) async fn refer(&mut self, passes: &mut [Pass]) -> Result<()> {
+        match &mut self.references {
+            Some(references) => references.fill(passes).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes the next step, or runs the next pass of an evaluation that is due, and tells what has come of those before.
@@ -115,7 +141,7 @@ impl Run {
             self.drain().await?;
             evaluation = self.evaluate_pass(gpu, adapter, dataset).await?;
         } else if self.goes_on() {
-            self.submit(dataset);
+            self.submit(dataset).await?;
         }
         let ahead = if self.goes_on() && !self.evaluation_due() { self.ahead } else { 0 };
         while self.pending.len() > ahead {
@@ -164,13 +190,15 @@ impl Run {
         at && *evaluated != Some(*step)
     }
 
-    fn submit(&mut self, dataset: &Dataset) {
-        let passes = self.passes(self.state.step, dataset);
+    async fn submit(&mut self, dataset: &Dataset) -> Result<()> {
+        let mut passes = self.passes(self.state.step, dataset);
+        self.refer(&mut passes).await?;
         let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();
         let targets = passes.iter().map(|pass| pass.targets.len()).sum();
         self.trainer.step(&passes, self.state.options.optim_step(self.state.step, self.state.total));
         self.pending.push_back((tokens, targets));
         self.state.step += 1;
+        Ok(())
     }
 
     async fn take_report(&mut self) -> Result<()> {
@@ -186,6 +214,7 @@ impl Run {
             tokens,
             supervised_tokens,
             skipped: metrics.skipped,
+            rewards: metrics.rewards.map(|rewards| RewardsReport::new(rewards, metrics.loss, &self.state.options)),
         });
         Ok(())
     }
@@ -231,6 +260,7 @@ impl Run {
     pub(super) async fn save(&mut self, gpu: &Gpu, adapter: &Adapter) -> Result<Vec<u8>> {
         self.drain().await?;
         let mut memory = vec![("best".to_owned(), self.best_params.clone())];
+        memory.extend(self.references.iter().map(|references| ("references".to_owned(), references.known().to_vec())));
         for buffer in self.memory(adapter) {
             memory.push((buffer.label().to_owned(), buffer.read(gpu).await?));
         }
@@ -266,9 +296,14 @@ impl Run {
         if !best.is_empty() && best.len() as u64 != adapter.params().size_bytes() {
             return Err(other_run("memory"));
         }
+        let references = match &self.references {
+            Some(references) => part("references", Some(references.known().len() as u64))?,
+            None => &[],
+        };
         for (buffer, bytes) in buffers.iter().zip(bytes) {
             buffer.write(gpu, 0, bytes);
         }
+        self.references.iter_mut().for_each(|known| known.set_known(references));
         self.best_params = best.to_vec();
         self.pending.clear();
         self.evaluating = None;
@@ -293,8 +328,8 @@ fn digest(dataset: &Dataset) -> u64 {
         let tokens = example.ids.iter().zip(&example.supervised);
         tokens.map(|(id, supervised)| id << 1 | u32::from(*supervised)).chain([u32::MAX]).collect()
     };
-    let lists = [&dataset.examples, &dataset.eval];
-    let numbers = lists.into_iter().flat_map(|list| list.iter().flat_map(numbers).chain([u32::MAX - 1]));
+    let lists: [Vec<&Example>; 2] = [dataset.sequences().collect(), dataset.eval.iter().collect()];
+    let numbers = lists.into_iter().flat_map(|list| list.into_iter().flat_map(numbers).chain([u32::MAX - 1]));
     numbers
         .flat_map(u32::to_le_bytes)
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

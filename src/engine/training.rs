@@ -5,10 +5,10 @@ use super::options::{EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions};
 use super::reports::{BatchReport, OptimReport, Progress, TrainPlan, TrainProgress};
 use super::run::Run;
 use super::{DEFAULT_PASS, Engine, not_ready};
-use crate::data::{Dataset, Example};
+use crate::data::{Dataset, Example, Pair};
 use crate::lora::Adapter;
 use crate::profile::Profile;
-use crate::train::{Evaluation, Evaluator, MemoryPlan, Pass, TrainOptions, Trainer};
+use crate::train::{Evaluation, Evaluator, MemoryPlan, References, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 impl Engine {
@@ -32,14 +32,25 @@ impl Engine {
         let (Some(model), Some(dataset), Some((adapter, _))) = (&self.model, &self.dataset, &self.adapter) else {
             return not_ready("load a model first");
         };
-        let mut lengths: Vec<usize> = dataset.examples.iter().map(|example| example.ids.len()).collect();
+        let preference = options.loss.preference().is_some();
+        if preference == dataset.pairs.is_empty() {
+            let allowed = match preference {
+                true => "sft, as the examples have no chosen and rejected answers",
+                false => "dpo or orpo, as the examples are preference pairs",
+            };
+            let (name, value) = ("loss".to_owned(), options.loss.to_string());
+            return Err(Error::BadSetting { name, value, allowed: allowed.to_owned() });
+        }
+        let examples = dataset.examples.iter().map(|example| example.ids.len());
+        let mut lengths: Vec<usize> = examples.chain(dataset.pairs.iter().map(Pair::tokens)).collect();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let held_out = if evaluates { longest(&dataset.eval) } else { 0 };
         let longest = lengths[0].max(held_out);
         let largest_step: usize = lengths.iter().take(options.batch_size).sum();
         let max_tokens = match options.tokens_per_pass {
             Some(tokens) if tokens < longest => {
-                let allowed = format!("at least {longest}, the length of the longest example");
+                let what = if preference { "both answers of the longest pair" } else { "the longest example" };
+                let allowed = format!("at least {longest}, the length of {what}");
                 return Err(Error::BadSetting { name: "tokensPerPass".into(), value: tokens.to_string(), allowed });
             }
             Some(tokens) => tokens,
@@ -58,8 +69,12 @@ impl Engine {
             true => Some(Evaluator::new(gpu.clone(), decoder, Some(adapter), max_tokens).await?),
             false => None,
         };
+        let references = match recorded.needs_reference() {
+            true => Some(References::new(gpu.clone(), decoder, dataset.pairs.len(), max_tokens).await?),
+            false => None,
+        };
         let batch_size = options.examples_per_step();
-        let run = Run::new(gpu, adapter, dataset, options, trainer, evaluator);
+        let run = Run::new(gpu, adapter, dataset, options, trainer, evaluator, references);
         let plan = TrainPlan {
             steps: run.total(),
             batch_size,
@@ -113,6 +128,9 @@ impl Engine {
             EvaluateOn::Eval => &dataset.eval,
             EvaluateOn::Train => &dataset.examples,
         };
+        if examples.is_empty() && !dataset.pairs.is_empty() {
+            return not_ready("preference pairs are not evaluated: the rewards of each step tell how training goes");
+        }
         if examples.is_empty() {
             return not_ready("hold examples out first, to evaluate on: evalShare or evalData of the examples");
         }
@@ -131,11 +149,11 @@ impl Engine {
         evaluator.evaluate(examples, options.strength, &mut passes).await
     }
 
-    /// Adds to the gradients those of `weight` times the mean loss over the supervised tokens of some examples, by their
-    /// place in the data. Of a run that was started.
+    /// Adds to the gradients those of `weight` times the mean loss over the supervised tokens of some examples, or over some
+    /// pairs, by their place in the data. Of a run that was started.
     pub async fn forward_backward(&mut self, examples: &[usize], weight: f32) -> Result<BatchReport> {
         let (run, _, dataset, _) = self.running()?;
-        let n = dataset.examples.len();
+        let n = dataset.n_examples();
         let bad = |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
         if let Some(at) = examples.iter().find(|&&at| at >= n) {
             return Err(bad("examples", at.to_string(), format!("numbers below {n}, as many as there are examples")));
@@ -146,8 +164,8 @@ impl Engine {
         if !weight.is_finite() || weight == 0.0 {
             return Err(bad("weight", weight.to_string(), "a number other than 0".into()));
         }
-        let chosen: Vec<&Example> = examples.iter().map(|&at| &dataset.examples[at]).collect();
-        let passes = Pass::packed(&chosen, run.trainer.max_tokens());
+        let mut passes = run.passes_of(examples, dataset);
+        run.refer(&mut passes).await?;
         let optim = run.next_step();
         let loss = run.trainer.accumulate(&passes, weight, optim).await?;
         let tokens = passes.iter().map(|pass| pass.tokens.len()).sum();

@@ -6,6 +6,7 @@ use crate::gpu::{Recording, Rows, Slice};
 use crate::kernels::cross_entropy::{cross_entropy, cross_entropy_scores};
 use crate::kernels::loss_sum::loss_sum;
 use crate::kernels::matmul::{Store, matmul, matmul_transposed};
+use crate::kernels::preference::preference;
 use crate::kernels::rms_norm::After;
 use crate::kernels::rows::{gather_rows, scatter_rows};
 use crate::kernels::{Matrix, ROW_PAD, stride};
@@ -33,8 +34,9 @@ impl Head<'_> {
         }
     }
 
-    /// Mean cross-entropy (smoothed with `label_smoothing`) times its share of the step, added to `metrics[0]`, and its
-    /// gradient on `hidden`, written to `d_hidden` (zero in rows without a target).
+    /// Mean cross-entropy (smoothed with `label_smoothing`) times its share of the step, or what [`preference`] makes of
+    /// the cross-entropies of pairs, added to `metrics`, and its gradient on `hidden`, written to `d_hidden` (zero in rows
+    /// without a target).
     pub fn loss(
         &self,
         rec: &mut Recording,
@@ -64,13 +66,17 @@ impl Head<'_> {
                 matmul_transposed(rec, "lm_head.dx", rows, logits, weight, None, dx, store);
             }
         }
-        loss_sum(rec, "loss", losses, metrics);
+        match batch.pairs {
+            None => loss_sum(rec, "loss", losses, metrics),
+            Some((kind, pairs)) => preference(rec, "preference", kind, pairs, losses, metrics, all, d_normed),
+        }
 
         let d_gathered = matrix(rec, "d_rows", all, hidden.width);
         self.norm.backward(rec, "norm", all, &saved, d_normed, d_gathered, false);
         rec.clear(d_hidden.slice);
         scatter_rows(rec, "d_rows", all, batch.target_rows, d_gathered.into(), d_hidden);
     }
+
     /// Of each target its cross-entropy into `losses` (f32 `[max_targets]`), and 1.0 into `hits` (as many) where no
     /// token is likelier.
     pub fn scores(&self, rec: &mut Recording, batch: &BatchView, hidden: Matrix, losses: Slice, hits: Slice) {

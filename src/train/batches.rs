@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::data::{Example, pack};
 use crate::gpu::Step;
 use crate::kernels::Token;
+use crate::kernels::preference::PairRows;
 
 /// Tokens of one forward and backward pass: examples end to end, none of which sees another.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +16,8 @@ pub struct Pass {
     pub tokens: Vec<Token>,
     /// `(row, id of the token that should follow)` for the rows that are supervised.
     pub targets: Vec<(u32, u32)>,
+    /// Which preference pairs they are, where that is what is learned, each with its number among the examples.
+    pub pairs: Vec<(usize, PairRows)>,
 }
 
 impl Pass {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::{Evaluator, Recorded, Trainer};
+use super::{Evaluator, Recorded, References, Trainer};
 use crate::gpu::Gpu;
 use crate::lora::Adapter;
 use crate::model::Decoder;
@@ -36,7 +36,8 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Of training `adapter` on `model`, of `weights` bytes, with `recorded` passes of up to `max_tokens` tokens, within
-    /// `budget` bytes in all: as much as possible is kept, and the rest computed again. `evaluates` says that there is
+    /// `budget` bytes in all (with [`References`] where the loss needs them): as much as possible is kept, and the rest
+    /// computed again. `evaluates` says that there is
     /// an [`Evaluator`] of passes as large beside it.
     ///
     /// Errors with `OutOfMemory` where not even keeping nothing fits.
@@ -95,11 +96,15 @@ impl MemoryPlan {
         let mut quiet = |_, _| ();
         let trainer = Trainer::new(paper.clone(), model, adapter, max_tokens, recompute, recorded, &mut quiet).await?;
         let evaluation = match evaluates {
-            true => Evaluator::new(paper, model, Some(adapter), max_tokens).await?.size_bytes(),
+            true => Evaluator::new(paper.clone(), model, Some(adapter), max_tokens).await?.size_bytes(),
+            false => 0,
+        };
+        let references = match recorded.needs_reference() {
+            true => References::new(paper, model, 0, max_tokens).await?.size_bytes(),
             false => 0,
         };
         let (adapter, optimizer) = (adapter.params().size_bytes(), trainer.optimizer_bytes());
-        let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes() + evaluation);
+        let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes() + evaluation + references);
         let workspace = all - optimizer - activations;
         let total = weights + adapter + all;
         let (recompute_cost, flops) = (0.0, trainer.pass_flops());

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::OptimStep;
+use crate::kernels::preference::{Preference, PreferenceLoss};
 use crate::{Error, Result};
 
 /// Most tokens of a pass, and of an example: kernels with a workgroup for each row may have 65,535 of them.
@@ -34,8 +35,21 @@ pub enum Optim {
     AdamW8bit,
 }
 
+/// What is learned of the examples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// To say what is supervised: mean cross-entropy.
+    #[default]
+    Sft,
+    /// To prefer the chosen answers of pairs to the rejected ones, more than the base model does.
+    Dpo,
+    /// To say what is chosen, and to prefer it to what is rejected.
+    Orpo,
+}
+
 /// What the recording of a run's step depends on; all other numbers are in the step's uniform.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Recorded {
     /// Which moments there are.
     pub optim: Optim,
@@ -45,6 +59,15 @@ pub struct Recorded {
     pub label_smoothing: bool,
     /// There is noise on the embeddings.
     pub neftune: bool,
+    /// Preference pairs are learned, and how.
+    pub preference: Option<Preference>,
+}
+
+impl Recorded {
+    /// Whether pairs are compared with what the base model says of them.
+    pub fn needs_reference(&self) -> bool {
+        self.preference.is_some_and(|preference| preference.loss == PreferenceLoss::Dpo)
+    }
 }
 
 /// Settings of a run, with the names and meanings of transformers' `TrainingArguments` where it has them.
@@ -96,6 +119,11 @@ pub struct TrainOptions {
     pub neftune_noise_alpha: f64,
     /// Order of the examples, and noise.
     pub seed: u64,
+    /// What is learned; `dpo` and `orpo` need preference pairs, of which `batch_size` counts each as one.
+    pub loss: Loss,
+    /// TRL's `beta`, for preference pairs: in DPO how much a change of likelihood counts, in ORPO the weight of the odds
+    /// ratio.
+    pub beta: f64,
     /// Steps between evaluations, where examples are held out; there is one after the last step too. Default: none.
     pub eval_steps: Option<usize>,
     /// An evaluation before the first step as well.
@@ -130,6 +158,8 @@ impl Default for TrainOptions {
             label_smoothing_factor: 0.0,
             neftune_noise_alpha: 0.0,
             seed: 0,
+            loss: Loss::Sft,
+            beta: 0.1,
             eval_steps: None,
             eval_on_start: false,
             early_stopping_patience: None,
@@ -140,6 +170,27 @@ impl Default for TrainOptions {
 
 /// Most examples of an optimiser step.
 const MAX_EXAMPLES: usize = 4096;
+
+impl Loss {
+    /// Which loss of pairs it is, if it is one.
+    pub fn preference(self) -> Option<PreferenceLoss> {
+        match self {
+            Self::Sft => None,
+            Self::Dpo => Some(PreferenceLoss::Dpo),
+            Self::Orpo => Some(PreferenceLoss::Orpo),
+        }
+    }
+}
+
+impl std::fmt::Display for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sft => "sft",
+            Self::Dpo => "dpo",
+            Self::Orpo => "orpo",
+        })
+    }
+}
 
 impl TrainOptions {
     /// Refuses what makes no sense, by the name the caller used.
@@ -195,7 +246,12 @@ impl TrainOptions {
         let smoothing = self.label_smoothing_factor;
         number("labelSmoothingFactor", smoothing, (0.0..1.0).contains(&smoothing), "0 up to but not including 1")?;
         let alpha = self.neftune_noise_alpha;
-        number("neftuneNoiseAlpha", alpha, (0.0..=1e6).contains(&alpha), "0 (none) to 1000000")
+        number("neftuneNoiseAlpha", alpha, (0.0..=1e6).contains(&alpha), "0 (none) to 1000000")?;
+        number("beta", self.beta, self.beta > 0.0 && self.beta <= 100.0, "above 0, at most 100")?;
+        if self.loss != Loss::Sft && smoothing > 0.0 {
+            return Err(setting("labelSmoothingFactor", smoothing, "0 where the loss is dpo or orpo"));
+        }
+        Ok(())
     }
 
     /// Examples of an optimiser step.
@@ -210,6 +266,7 @@ impl TrainOptions {
             loraplus: self.loraplus_lr_ratio != 1.0,
             label_smoothing: self.label_smoothing_factor > 0.0,
             neftune: self.neftune_noise_alpha > 0.0,
+            preference: self.loss.preference().map(|loss| Preference { loss, beta: self.beta as f32 }),
         }
     }
 
@@ -356,6 +413,8 @@ mod tests {
             ("loraplusLrRatio", TrainOptions { loraplus_lr_ratio: 0.0, ..ok() }),
             ("labelSmoothingFactor", TrainOptions { label_smoothing_factor: 1.0, ..ok() }),
             ("neftuneNoiseAlpha", TrainOptions { neftune_noise_alpha: -5.0, ..ok() }),
+            ("beta", TrainOptions { beta: 0.0, ..ok() }),
+            ("labelSmoothingFactor", TrainOptions { label_smoothing_factor: 0.1, loss: Loss::Dpo, ..ok() }),
         ] {
             match options.validate() {
                 Err(Error::BadSetting { name: named, .. }) => assert_eq!(named, name),

@@ -237,6 +237,8 @@ export type DataSettings = Omit<LoadDatasetOptions, 'name' | 'evalData'>;
 export interface DatasetReport {
   file: string;
   examples: number;
+  /** How many of the examples are pairs of a chosen and a rejected answer: all or none. */
+  preferencePairs: number;
   tokens: number;
   /** Tokens that the model is trained to say. */
   supervisedTokens: number;
@@ -258,7 +260,7 @@ export interface DatasetReport {
   files: { file: string; format: DataFormat; shape?: DataShape; examples: number }[];
   /** Lines (of Parquet, rows) that were left out, and why. */
   errors: { file: string; line: number; message: string }[];
-  /** The first examples as the model sees them. */
+  /** The first examples as the model sees them; of a pair, the chosen answer and then the rejected one. */
   preview: { file: string; line: number; pieces: { text: string; supervised: boolean }[] }[];
 }
 
@@ -387,6 +389,12 @@ export type Schedule = 'cosine' | 'cosine_with_restarts' | 'linear' | 'constant'
 /** How AdamW keeps its moments: in f32, or in 8 bits with a scale for every 256 numbers. */
 export type Optim = 'adamw' | 'adamw_8bit';
 
+/**
+ * What is learned of the examples: `sft` to say what is in them; of pairs of a chosen and a rejected answer, `dpo` to prefer
+ * the chosen ones more than the base model does, `orpo` to say them and to prefer them.
+ */
+export type Loss = 'sft' | 'dpo' | 'orpo';
+
 export interface TrainOptions {
   /** Optimiser steps; takes precedence over `epochs`. */
   steps?: number;
@@ -423,6 +431,10 @@ export interface TrainOptions {
   /** NEFTune: size of the noise on the embeddings during training; 5 is usual. Default: 0, none. */
   neftuneNoiseAlpha?: number;
   seed?: number;
+  /** Default: `sft`. */
+  loss?: Loss;
+  /** In `dpo` how much a change of likelihood counts, in `orpo` the weight of the odds ratio. Default: 0.1. */
+  beta?: number;
   /** Steps between evaluations, where examples are held out; there is one after the last step too. Default: none. */
   evalSteps?: number;
   /** An evaluation before the first step as well. */
@@ -469,6 +481,7 @@ export interface PlanMemoryOptions {
   /** 512 where not given. */
   tokensPerPass?: number;
   memoryBudget?: number;
+  loss?: Loss;
   optim?: Optim;
   loraplusLrRatio?: number;
   labelSmoothingFactor?: number;
@@ -528,11 +541,30 @@ export interface TrainPlan {
   dispatches: number;
 }
 
+/** Means over the pairs of a step, with TRL's meanings. */
+export interface Rewards {
+  /**
+   * Of the chosen answers: in `dpo` beta times how much likelier than in the base model (sums of log-probabilities), in
+   * `orpo` beta times the mean log-probability.
+   */
+  chosen: number;
+  /** Of the rejected answers. */
+  rejected: number;
+  /** Share of pairs in which the chosen one's is the larger. */
+  accuracy: number;
+  /** The chosen ones' less the rejected ones'. */
+  margin: number;
+  /** In `orpo`, the part of the loss that is the chosen texts' cross-entropy. */
+  nllLoss?: number;
+  /** In `orpo`, the rest is -beta times this. */
+  logOddsRatio?: number;
+}
+
 export interface TrainStep {
   /** 1-based. */
   step: number;
   steps: number;
-  /** Mean over the supervised tokens of the step. */
+  /** Mean over the supervised tokens of the step, or over its pairs. */
   loss: number;
   gradNorm: number;
   learningRate: number;
@@ -540,6 +572,8 @@ export interface TrainStep {
   supervisedTokens: number;
   /** True where the gradient was not finite and the step left the adapter alone. */
   skipped: boolean;
+  /** Where the loss is `dpo` or `orpo`. */
+  rewards?: Rewards;
   tokensPerSecond: number;
   /** Estimated from the steps so far; undefined until one has been measured. */
   secondsLeft: number | undefined;
