@@ -33,6 +33,7 @@ export class TrainCharts {
     this.#span = Math.max(1, Math.round(steps * MEAN_SPAN));
     for (const plot of [this.#loss, this.#rate, this.#norm]) plot.start(steps);
     byId('loss-course').textContent = '';
+    byId('loss-held-out').hidden = true;
     this.#tiles = {};
     this.#tell({ Memory: formatBytes(memory.total) });
     drawMemory(memory);
@@ -55,6 +56,7 @@ export class TrainCharts {
   /** Marks an evaluation in the plot of the loss. One before the first step stands at it. */
   evaluate({ step, loss, perplexity }: EvalStep): void {
     this.#loss.add(Math.max(1, step), [null, null, loss]);
+    byId('loss-held-out').hidden = false;
     this.#tell({ 'Loss on held-out examples': formatLoss(loss), Perplexity: perplexity.toFixed(2) });
   }
 

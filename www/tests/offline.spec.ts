@@ -6,7 +6,6 @@ import { expect, test, tinyModel } from './studio.js';
 test.use({ serviceWorkers: 'allow' });
 
 test('loaded once, then trained without a network', async ({ studio, page, context }) => {
-  test.slow();
   const hub = await HubServer.start();
   const repo = 'HuggingFaceTB/SmolLM2-135M-Instruct';
   hub.add(repo, await tinyModel(), { license: 'apache-2.0' });
