@@ -22,6 +22,7 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   expect(before.tuned).toBe('Ahoy!');
   expect(before.base).not.toBe(before.tuned);
 
+  await studio.get('#tab-export').click();
   await page.fill('#keep-name', 'Ahoy there');
   const zip = await studio.download('#keep-download');
   const files = unzipSync(await readFile(zip));
