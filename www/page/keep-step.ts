@@ -93,7 +93,8 @@ function fileName(text: string): string {
   return text.toLowerCase().replace(/[^\p{L}\p{N}._]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '') || 'adapter';
 }
 
-function saveAs(blob: Blob, name: string): void {
+/** Hands a file to the person. */
+export function saveAs(blob: Blob, name: string): void {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(blob);
   link.download = name;

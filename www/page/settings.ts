@@ -88,6 +88,20 @@ export class Settings {
     byId('setting-targetModules').querySelector('.boxes')?.replaceChildren(...names.map((name) => target(name, !left.includes(name))));
   }
 
+  /** Takes over the settings of a run, those that have a field here. */
+  apply(values: Record<string, unknown>): void {
+    for (const { name } of NUMBERS) {
+      const value = values[name] ?? (name === 'evalShare' ? 0 : undefined);
+      if (typeof value !== 'number') continue;
+      this.#input(name).value = String(value);
+      this.#chosen.add(this.#input(name).id);
+    }
+    const { schedule, useRslora, targetModules } = values;
+    if (typeof schedule === 'string' && schedule in SCHEDULES) byId<HTMLSelectElement>('setting-schedule').value = schedule;
+    this.#input('useRslora').checked = useRslora === true;
+    if (Array.isArray(targetModules)) for (const box of this.#targets()) box.checked = targetModules.includes(box.value);
+  }
+
   get dataset(): LoadDatasetOptions {
     const evalShare = this.#number('evalShare');
     return { maxLength: this.#number('maxLength'), ...(evalShare === 0 ? {} : { evalShare }) };

@@ -1,16 +1,18 @@
 /** Step 3: training, its progress and its loss. */
 
-import type { TrainStep, WebLoraError } from 'web-lora';
+import type { TrainCallbacks, TrainResult, TrainStep, WebLoraError } from 'web-lora';
 import type { App } from './app.js';
 import { announce, byId, element, showText } from './dom.js';
 import { formatDuration, formatLoss, formatPlural, formatSpeed } from './format.js';
 import { drawLora } from './lora-picture.js';
+import type { Follow } from './runs-panel.js';
 import type { Settings } from './settings.js';
 import { TrainCharts } from './train-charts.js';
 
-/** Wires step 3. */
-export function trainStep(app: App, settings: Settings): void {
+/** Wires step 3. Returns what shows any other training there, such as one that goes on. */
+export function trainStep(app: App, settings: Settings): Follow {
   const error = byId('train-error');
+  const unsaved = byId('train-unsaved');
   const start = byId<HTMLButtonElement>('train-start');
   const stop = byId<HTMLButtonElement>('train-stop');
   const goOn = byId<HTMLInputElement>('train-continue');
@@ -20,15 +22,22 @@ export function trainStep(app: App, settings: Settings): void {
   const charts = new TrainCharts();
   let abort = new AbortController();
 
-  const train = async () => {
+  const fromSettings = async (callbacks: TrainCallbacks) => {
     await app.refreshExamples();
     if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
+    const { model, dataset } = app.state;
+    const run = [dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' on ');
+    return app.engine.train(settings.training, { run, ...callbacks });
+  };
+
+  const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
+    showText(unsaved, undefined);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
     const begun = performance.now();
-    const result = await app.engine.train(settings.training, {
+    const result = await work({
       signal: abort.signal,
       onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
       onPlan: (plan) => {
@@ -44,6 +53,8 @@ export function trainStep(app: App, settings: Settings): void {
         app.state.lastLoss = step.loss;
       },
       onEval: (evaluation) => charts.evaluate(evaluation),
+      onSaved: () => showText(unsaved, undefined),
+      onUnsaved: ({ message }) => showText(unsaved, message),
     });
     const took = formatDuration((performance.now() - begun) / 1000);
     status.textContent = `${result.stopped === 'end' ? 'Done' : 'Stopped'} after ${formatPlural(result.steps, 'step')} and ${took}`;
@@ -65,18 +76,21 @@ export function trainStep(app: App, settings: Settings): void {
     throw failure;
   };
 
-  byId('train-form').addEventListener('submit', (event) => {
-    event.preventDefault();
+  const follow: Follow = (work) => {
     showText(error, undefined);
     settings.showError(undefined);
     abort = new AbortController();
     void app.run(
       'train',
-      () => train().catch(afterFailure),
+      () => train(work).catch(afterFailure),
       (failure: WebLoraError) => {
         if (!settings.showError(failure)) showText(error, failure.message);
       },
     );
+  };
+  byId('train-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    follow(fromSettings);
   });
   stop.addEventListener('click', () => {
     abort.abort();
@@ -109,6 +123,7 @@ export function trainStep(app: App, settings: Settings): void {
     settings.suggest(engine?.device.software ?? false, dataSource?.sample);
     if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });
+  return follow;
 }
 
 function statusOf({ step, steps, loss, tokensPerSecond, secondsLeft, skipped }: TrainStep): string {
