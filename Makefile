@@ -28,7 +28,7 @@ WASM := www/pkg/web_lora_bg.wasm
 BENCH_WASM := target/bench-pkg/web_lora_bg.wasm
 SITE := www/site/index.html
 CRATE := Cargo.toml Cargo.lock $(shell find src shaders -type f)
-PAGE := www/package-lock.json www/index.html www/vite.config.ts www/tsconfig.json www/tsconfig.package.json \
+PAGE := www/package-lock.json www/index.html www/vite.config.ts www/service-worker.js www/tsconfig.json www/tsconfig.package.json \
 	$(shell find www/src www/page www/public -type f)
 # Mesa's software Vulkan, whatever the machine's processor; looked up when used, as set-up may just have brought it.
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.

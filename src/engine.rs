@@ -338,9 +338,26 @@ impl Engine {
 
     /// The adapter as PEFT's `(adapter_config.json, adapter_model.safetensors)`.
     pub async fn save_adapter(&self) -> Result<(Vec<u8>, Vec<u8>)> {
+        Ok(self.adapter_file().await?.write())
+    }
+
+    /// The adapter as one GGUF file, for llama.cpp.
+    pub async fn save_adapter_gguf(&self) -> Result<Vec<u8>> {
+        let base = self.model()?.decoder.config();
+        let heads = [base.num_attention_heads, base.num_key_value_heads];
+        self.adapter_file().await?.write_gguf(&base.model_type, heads)
+    }
+
+    /// The adapter as mlx-lm's `(adapter_config.json, adapters.safetensors)`.
+    pub async fn save_adapter_mlx(&self) -> Result<(Vec<u8>, Vec<u8>)> {
+        let base = self.model()?.decoder.config();
+        self.adapter_file().await?.write_mlx(base.num_hidden_layers)
+    }
+
+    async fn adapter_file(&self) -> Result<AdapterFile> {
         match &self.adapter {
             None => not_ready("make or load an adapter first"),
-            Some((adapter, _)) => Ok(adapter.to_file(&self.gpu).await?.write()),
+            Some((adapter, _)) => adapter.to_file(&self.gpu).await,
         }
     }
 

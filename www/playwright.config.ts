@@ -18,6 +18,8 @@ export default defineConfig({
     baseURL: `http://localhost:${PORT}`,
     launchOptions: { executablePath: CHROMIUM, args: CHROMIUM_FLAGS },
     trace: 'retain-on-failure',
+    // What it keeps would hide requests from the tests; those of being offline allow it.
+    serviceWorkers: 'block',
   },
   webServer: {
     command: `npm start -- --strictPort --port ${PORT}`,

@@ -1,5 +1,8 @@
 /** Builds the page into site/ and serves it, with the models of ../.cache/models under /models/. */
 
+import { createHash } from 'node:crypto';
+import { readFile, readdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import sirv from 'sirv';
 import { defineConfig, type Plugin } from 'vite';
@@ -17,6 +20,7 @@ const CONTENT_SECURITY_POLICY = [
   "style-src 'self'",
   "img-src 'self' data:",
   "font-src 'self'",
+  "manifest-src 'self'",
   "connect-src 'self' https: http://localhost:*",
   "base-uri 'none'",
   "form-action 'none'",
@@ -42,11 +46,32 @@ const policy: Plugin = {
   ],
 };
 
+/** The service worker gets the names of all files of the build, and a version that changes with any of them. */
+const offline: Plugin = {
+  name: 'offline',
+  apply: 'build',
+  async writeBundle({ dir = '' }) {
+    const entries = await readdir(dir, { recursive: true, withFileTypes: true });
+    const files = entries
+      .filter((entry) => entry.isFile() && entry.name !== WORKER)
+      .map((entry) => path.relative(dir, path.join(entry.parentPath, entry.name)).split(path.sep).join('/'))
+      .sort();
+    const hash = createHash('sha256');
+    for (const file of files) hash.update(file).update(await readFile(path.join(dir, file)));
+    const source = await readFile(new URL(WORKER, import.meta.url), 'utf8');
+    const filled = source
+      .replace("'%VERSION%'", JSON.stringify(hash.digest('hex').slice(0, 16)))
+      .replace("['%FILES%']", JSON.stringify(files.filter((file) => file !== 'index.html'), null, 2));
+    await writeFile(path.join(dir, WORKER), filled);
+  },
+};
+const WORKER = 'service-worker.js';
+
 export default defineConfig({
   base: './',
   // A file that is not there is a 404, never the page.
   appType: 'mpa',
-  plugins: [models, policy],
+  plugins: [models, policy, offline],
   worker: { format: 'es' },
   build: { outDir: 'site', target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false } },
   server: { port: 8321 },

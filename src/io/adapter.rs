@@ -67,6 +67,41 @@ impl AdapterFile {
     }
 }
 
+/// A module's factors and what their product is multiplied with.
+pub(super) struct FactorPair<'a> {
+    pub(super) name: &'a str,
+    /// `[r, in]`.
+    pub(super) a: &'a Matrix,
+    /// `[out, r]`.
+    pub(super) b: &'a Matrix,
+    pub(super) scaling: f32,
+}
+
+/// The factors by module, for formats that have nothing else: a file with more in it is refused.
+pub(super) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
+    let mut pairs = vec![];
+    for (key, a) in &file.tensors {
+        match key.rsplit_once('.') {
+            Some((name, "lora_A")) => {
+                let b = file.tensors.get(&format!("{name}.lora_B"));
+                let (Some(b), Some((_, scaling))) = (b, file.config.of_module(name)?) else {
+                    return Err(bad_weights(format!("'{name}' has no lora_B or is not named by {CONFIG_FILE}")));
+                };
+                pairs.push(FactorPair { name, a, b, scaling });
+            }
+            Some((_, "lora_B")) => {}
+            _ => {
+                return Err(Error::Unsupported {
+                    file: WEIGHTS_FILE.to_owned(),
+                    field: format!("the tensor '{key}'"),
+                    message: "other formats take lora_A and lora_B alone".to_owned(),
+                });
+            }
+        }
+    }
+    Ok(pairs)
+}
+
 fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
     let file = SafeTensors::deserialize(weights).map_err(|error| bad_weights(error.to_string()))?;
     let mut tensors = BTreeMap::new();

@@ -313,16 +313,8 @@ fn shape(file: &str, entry: &Entry) -> Result<Vec<usize>> {
 
 /// `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; a name we do not know stays.
 fn hugging_face_name(model_type: &str, name: &str) -> String {
-    let names = if model_type == "gpt2" { GPT2 } else { LLAMA_AND_KIN };
     let Some((path, kind)) = name.rsplit_once('.') else { return name.to_owned() };
-    let found = |part: &str| {
-        let own = match model_type {
-            "gemma3_text" => GEMMA3,
-            "phi3" => PHI3,
-            _ => &[],
-        };
-        own.iter().chain(names).find(|(theirs, _)| *theirs == part).map(|(_, ours)| *ours)
-    };
+    let found = |part: &str| names(model_type).find(|(theirs, _)| *theirs == part).map(|(_, ours)| *ours);
     let layer = path.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     let ours = match layer {
         None => found(path).map(str::to_owned),
@@ -332,6 +324,24 @@ fn hugging_face_name(model_type: &str, name: &str) -> String {
         }),
     };
     ours.map_or_else(|| name.to_owned(), |ours| format!("{ours}.{kind}"))
+}
+
+/// `model.layers.3.self_attn.q_proj` → `blk.3.attn_q`, where GGUF has a name for it.
+pub(super) fn gguf_name(model_type: &str, module: &str) -> Option<String> {
+    let layers = if model_type == "gpt2" { "transformer.h." } else { "model.layers." };
+    let (layer, part) = module.strip_prefix(layers)?.split_once('.')?;
+    let (theirs, _) = names(model_type).find(|(_, ours)| *ours == part)?;
+    Some(format!("blk.{layer}.{theirs}"))
+}
+
+/// GGUF's names and Hugging Face's, what an architecture has of its own first.
+fn names(model_type: &str) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let own: &[_] = match model_type {
+        "gemma3_text" => GEMMA3,
+        "phi3" => PHI3,
+        _ => &[],
+    };
+    own.iter().chain(if model_type == "gpt2" { GPT2 } else { LLAMA_AND_KIN })
 }
 
 const LLAMA_AND_KIN: &[(&str, &str)] = &[

@@ -72,7 +72,9 @@ async function chooseModel(page) {
 
 /** The first of its choices, as the page proposes it. @param {Page} page @param {string} name */
 async function chooseFromHub(page, name) {
-  if (!(await page.isVisible('#hub-list'))) await page.click('#hub > summary');
+  for (const [fold, inside] of [['#model-more', '#hub'], ['#hub', '#hub-list']]) {
+    if (!(await page.isVisible(inside ?? ''))) await page.click(`${fold} > summary`);
+  }
   await page.fill('#hub-name', name);
   await page.press('#hub-name', 'Enter');
   await until(page, '#hub-fit:not(:has-text("Reading"))');
@@ -84,7 +86,7 @@ async function chooseFromHub(page, name) {
 async function giveExamples(page) {
   const data = variable('DATA');
   if (data) await page.setInputFiles('#data-file', data);
-  else await page.click('#data-sample');
+  else await page.click('[data-sample=pirate]');
   await until(page, '#data-ready');
   say('examples', `${await page.innerText('#data-name')}: ${await facts(page, 'data-facts')}`);
   if (await page.isVisible('#data-skipped')) say('', await page.innerText('#data-skipped'));
@@ -131,12 +133,13 @@ async function compare(page) {
   await page.click('#compare-ask');
   await until(page, '#compare-stop');
   await until(page, '#compare-ask');
-  say('base', await page.innerText('#answer-base'));
-  say('tuned', await page.innerText('#answer-tuned'));
+  say('base', await page.innerText('.turn:last-child [data-side=base]'));
+  say('tuned', await page.innerText('.turn:last-child [data-side=tuned]'));
 }
 
 /** @param {Page} page */
 async function keep(page) {
+  await page.click('#tab-export');
   const coming = page.waitForEvent('download');
   await page.click('#keep-download');
   const zip = await readFile(await (await coming).path());

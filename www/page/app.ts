@@ -18,6 +18,7 @@ import {
   type Quantization,
   type Variant,
 } from 'web-lora';
+import type { Sample } from './samples.js';
 
 /** What the engine is busy with. */
 export type Task = 'engine' | 'model' | 'data' | 'train' | 'profile' | 'compare' | 'adapter';
@@ -26,6 +27,8 @@ export type Task = 'engine' | 'model' | 'data' | 'train' | 'profile' | 'compare'
 export interface DataSource {
   name: string;
   data: Blob;
+  /** Where they ship with the page. */
+  sample?: Sample;
 }
 
 /** What is there right now. */

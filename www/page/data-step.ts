@@ -1,12 +1,13 @@
-/** Step 2: examples from a file, the clipboard or the sample, and what the model will see of them. */
+/** Step 2: examples that ship with the page, from a file or the clipboard, and what the model will see of them. */
 
 import type { DatasetReport, WebLoraError } from 'web-lora';
 import type { App, DataSource } from './app.js';
 import { announce, byId, element, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
 import { formatCount, formatPlural } from './format.js';
+import { sampleCards } from './sample-cards.js';
+import type { Sample } from './samples.js';
 
-const SAMPLE = { name: 'pirate.jsonl', url: 'samples/pirate.jsonl' };
 /** Faulty lines shown one by one; of more only the number is. */
 const SHOWN_ERRORS = 8;
 const SHOWN_EXAMPLES = 3;
@@ -35,10 +36,11 @@ export function dataStep(app: App): void {
 
   onFiles(byId('data-file-button'), byId<HTMLInputElement>('data-file'), loadFiles);
   onDrop(byId('data-drop'), loadFiles);
-  byId('data-sample').addEventListener('click', async () => {
-    const response = await fetch(new URL(SAMPLE.url, document.baseURI)).catch(() => undefined);
-    if (response?.ok) load({ name: SAMPLE.name, data: await response.blob() });
-    else showText(error, 'The sample could not be fetched.');
+  sampleCards(async (sample: Sample) => {
+    const name = `${sample.id}.jsonl`;
+    const response = await fetch(new URL(`samples/${name}`, document.baseURI)).catch(() => undefined);
+    if (response?.ok) load({ name, data: await response.blob(), sample });
+    else showText(error, 'These examples could not be fetched.');
   });
   byId('data-paste-button').addEventListener('click', () => {
     paste.hidden = !paste.hidden;
@@ -52,29 +54,31 @@ export function dataStep(app: App): void {
   byId('data-change').addEventListener('click', () => {
     changing = true;
     app.update({});
-    byId('data-file-button').focus();
+    byId('data-samples').querySelector('button')?.focus();
   });
 
   let drawn: DatasetReport | undefined;
-  app.onChange(({ model, dataset, busy, trouble }) => {
+  app.onChange(({ model, dataset, dataSource, busy, trouble }) => {
     const ready = dataset !== undefined && !changing;
     byId('data-step').toggleAttribute('data-locked', !model);
     byId('data-step').toggleAttribute('data-done', ready);
     byId('data-loading').hidden = busy !== 'data';
     byId('data-ready').hidden = !ready;
     byId('data-choices').hidden = ready;
-    for (const button of byId('data-step').querySelectorAll('button')) {
+    for (const button of byId('data-step').querySelectorAll<HTMLButtonElement>('button:not(.term)')) {
       button.disabled = busy !== undefined || !model || trouble !== undefined;
     }
+    showText(byId('data-expect'), dataSource?.sample?.expect);
     if (dataset && dataset !== drawn) drawReport(dataset);
     drawn = dataset;
   });
 }
 
 function drawReport(dataset: DatasetReport): void {
-  byId('data-name').textContent = dataset.file;
+  byId('data-name').textContent = `${dataset.file} · ${formatPlural(dataset.examples, 'example')}`;
   showFacts(byId('data-facts'), {
     Examples: formatCount(dataset.examples),
+    ...(dataset.evalExamples > 0 ? { 'Held out': formatPlural(dataset.evalExamples, 'example') } : {}),
     Tokens: formatCount(dataset.tokens),
     'To learn': formatPlural(dataset.supervisedTokens, 'token'),
     Longest: formatPlural(dataset.longest, 'token'),

@@ -19,7 +19,7 @@ const ADVICE: Partial<Record<ErrorCode, string>> = {
 };
 
 const SOFTWARE_NOTE =
-  'This is a program that plays the part of a graphics card, so training works, some hundred times slower than on a real one: minutes where it could be seconds. If this device has a graphics card, switch on hardware acceleration in the browser’s settings.';
+  'No graphics card is in use, so training is slower: minutes, not seconds. If this device has one, switch on hardware acceleration in the browser’s settings.';
 
 /** Draws the line about the GPU and, where needed, the box of trouble. */
 export function engineNotice(app: App): void {

@@ -1,6 +1,7 @@
 /** Numbers as people read them. */
 
 const count = new Intl.NumberFormat('en');
+const moment = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit' });
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
 
 /** 12345 as `12,345`. */
@@ -52,4 +53,9 @@ export function formatSpeed(tokensPerSecond: number): string {
 /** `1 example`, `2 examples`. */
 export function formatPlural(value: number, noun: string): string {
   return `${formatCount(value)} ${noun}${value === 1 ? '' : 's'}`;
+}
+
+/** A moment in the past, as `26 Nov, 14:05`. */
+export function formatWhen(milliseconds: number): string {
+  return moment.format(milliseconds);
 }

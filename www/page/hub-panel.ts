@@ -24,9 +24,14 @@ interface Open {
   quantize: Quantization | undefined;
 }
 
+/** The Hub, or the mirror that `?hub=` of the page's address names. */
+export function hubEndpoint(): string {
+  return (new URLSearchParams(location.search).get('hub') ?? HUB).replace(/\/+$/, '');
+}
+
 /** Wires the panel; what it returns opens it on a source. */
 export function hubPanel(app: App, load: Load): (source: HubSource) => void {
-  const endpoint = (new URLSearchParams(location.search).get('hub') ?? HUB).replace(/\/+$/, '');
+  const endpoint = hubEndpoint();
   const host = URL.canParse(endpoint) ? new URL(endpoint).host : endpoint;
   const fold = byId<HTMLDetailsElement>('hub');
   const error = byId('hub-error');
@@ -55,6 +60,7 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
+    byId<HTMLDetailsElement>('model-more').open = true;
     fold.open = true;
     showText(error, undefined);
     showText(byId('hub-fit'), undefined);

@@ -42,12 +42,12 @@ export function keepStep(app: App): void {
   };
   byId('keep-form').addEventListener('submit', async (event) => {
     event.preventDefault();
-    showText(error, undefined);
+    showText(byId('save-error'), undefined);
     try {
       const files = await current();
       if (files) download(files);
     } catch (thrown) {
-      showText(error, toError(thrown).message);
+      showText(byId('save-error'), toError(thrown).message);
     }
   });
   byId('trouble-download').addEventListener('click', () => {
@@ -57,8 +57,7 @@ export function keepStep(app: App): void {
   app.onChange((state) => {
     const { adapter, model, dataset, busy, trouble } = state;
     const kept = adapter !== undefined || app.lastAdapter !== undefined;
-    byId('keep-step').toggleAttribute('data-locked', !model && !kept);
-    byId('keep-form').hidden = !kept;
+    byId('after').hidden = !kept;
     byId<HTMLButtonElement>('keep-download').disabled = busy !== undefined;
     for (const button of byId('keep-drop').querySelectorAll('button')) {
       button.disabled = busy !== undefined || !model || trouble !== undefined;
@@ -94,7 +93,8 @@ function fileName(text: string): string {
   return text.toLowerCase().replace(/[^\p{L}\p{N}._]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '') || 'adapter';
 }
 
-function saveAs(blob: Blob, name: string): void {
+/** Hands a file to the person. */
+export function saveAs(blob: Blob, name: string): void {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(blob);
   link.download = name;

@@ -1,14 +1,19 @@
 /** The page: sections over one state, and an engine that starts at once. */
 
 import { App } from './app.js';
-import { compareStep } from './compare-step.js';
+import { chat } from './chat.js';
 import { dataStep } from './data-step.js';
+import { byId } from './dom.js';
 import { ignoreStrayDrops } from './drop.js';
 import { engineNotice } from './engine-notice.js';
+import { glossary } from './glossary.js';
 import { keepStep } from './keep-step.js';
 import { modelStep } from './model-step.js';
+import { keepOffline } from './offline.js';
 import { profilePanel } from './profile-panel.js';
+import { runsPanel } from './runs-panel.js';
 import { Settings } from './settings.js';
+import { tabs } from './tabs.js';
 import { trainStep } from './train-step.js';
 
 const settings = new Settings();
@@ -17,8 +22,11 @@ ignoreStrayDrops();
 engineNotice(app);
 modelStep(app);
 dataStep(app);
-trainStep(app, settings);
+runsPanel(app, settings, trainStep(app, settings));
 profilePanel(app, settings);
-compareStep(app);
+tabs(byId('after-tabs'));
+chat(app);
 keepStep(app);
+glossary();
+keepOffline();
 void app.start();

@@ -5,14 +5,16 @@ import type { App } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
 import { formatBytes, formatCount, formatDuration, formatShort } from './format.js';
-import { hubPanel } from './hub-panel.js';
+import { hubEndpoint, hubPanel } from './hub-panel.js';
 import { keptModels } from './kept-models.js';
 
-/** The model that `make run` fetches. */
+/** The model to begin with: as `make run` fetches it, or from the Hub where this server does not have it. */
 const DEFAULT_MODEL = {
   url: 'models/SmolLM2-135M-Instruct.Q4_1.gguf',
+  repo: 'HuggingFaceTB/SmolLM2-135M-Instruct',
   name: 'SmolLM2 135M Instruct',
   facts: 'Small and quick: a good one to begin with',
+  hubSize: '272 MB, once',
 };
 const PHASES: Record<Progress['phase'], string> = {
   wait: 'Another tab is downloading this model: waiting for it',
@@ -75,7 +77,7 @@ export function modelStep(app: App): void {
   byId('model-change').addEventListener('click', () => {
     changing = true;
     app.update({});
-    byId('model-file-button').focus();
+    byId('model-default-use').focus();
   });
   byId('model-url-form').addEventListener('submit', (event) => {
     event.preventDefault();
@@ -124,18 +126,17 @@ function noteOn(model: { hasTokenizer: boolean; hasChatTemplate: boolean }): str
   return 'This model has no chat template: give it examples with prompt and completion, or with text.';
 }
 
-/** Offers the model that this server has. Where it has none, the Hub's are what there is to begin with. */
+/** Offers the model that this server has, or the Hub's. */
 async function offerDefault(load: Load): Promise<void> {
+  const { repo, name, facts, hubSize } = DEFAULT_MODEL;
   const url = new URL(DEFAULT_MODEL.url, document.baseURI);
   const response = await fetch(url, { method: 'HEAD' }).catch(() => undefined);
-  if (!response?.ok) {
-    byId<HTMLDetailsElement>('hub').open = true;
-    return;
-  }
-  const size = Number(response.headers.get('Content-Length'));
-  byId('model-default-name').textContent = DEFAULT_MODEL.name;
-  byId('model-default-facts').textContent = `${DEFAULT_MODEL.facts} · ${formatBytes(size)}`;
-  byId('model-default-use').addEventListener('click', () => load(url));
+  const here = response?.ok === true;
+  const size = here ? formatBytes(Number(response.headers.get('Content-Length'))) : hubSize;
+  byId('model-default-name').textContent = name;
+  byId('model-default-facts').textContent = `${facts} · ${size}`;
+  byId('model-default-use').textContent = here ? 'Use this model' : 'Download it';
+  byId('model-default-use').addEventListener('click', () => load(here ? url : { repo, endpoint: hubEndpoint() }));
   byId('model-default').hidden = false;
 }
 

@@ -2,6 +2,8 @@
 
 import type { AdapterOptions, LoadDatasetOptions, Schedule, TrainOptions, WebLoraError } from 'web-lora';
 import { byId, element, showText } from './dom.js';
+import { isTerm, termButton } from './glossary.js';
+import type { Sample } from './samples.js';
 
 interface Setting {
   /** The name in the package's options. */
@@ -20,6 +22,7 @@ const NUMBERS: Setting[] = [
   { name: 'loraAlpha', label: 'Alpha', hint: 'The weight of the adapter, in proportion to its rank. Twice the rank is usual.', value: '16' },
   { name: 'maxLength', label: 'Maximum length', hint: 'Examples longer than this many tokens are cut.', value: '512' },
   { name: 'seed', label: 'Seed', hint: 'The same seed and examples on the same device give the same adapter, byte for byte.', value: '0' },
+  { name: 'evalShare', label: 'Held out', hint: 'Share of the examples that is only evaluated on, ten times in a training. 0.1 is a tenth; 0 is none.', value: '0' },
 ];
 /** Those that need no setting of their own. */
 const SCHEDULES: Record<Exclude<Schedule, 'cosine_with_restarts'>, string> = {
@@ -29,6 +32,8 @@ const SCHEDULES: Record<Exclude<Schedule, 'cosine_with_restarts'>, string> = {
 };
 /** What an adapter can target in most models, until there is one that says what it has. */
 const TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
+/** In a training, where examples are held out. */
+const EVALUATIONS = 10;
 /** On a software GPU an example takes ten seconds, so the defaults are what shows a change in a few minutes. */
 const ON_SOFTWARE: Record<string, string> = { steps: '12', batchSize: '2', learningRate: '0.0015', warmupSteps: '0' };
 
@@ -61,11 +66,17 @@ export class Settings {
     });
   }
 
-  /** Fewer and smaller steps where they are slow, except where the person has chosen already. */
-  expectSoftware(): void {
-    for (const [name, value] of Object.entries(ON_SOFTWARE)) {
+  /** Calls back on every change that the person makes. */
+  onInput(changed: () => void): void {
+    this.#fields.addEventListener('input', changed);
+  }
+
+  /** What suits the GPU and the examples: fewer and smaller steps where they are slow. What the person chose stays. */
+  suggest(software: boolean, sample: Sample | undefined): void {
+    const suited = software ? { ...ON_SOFTWARE, ...sample?.slowSettings } : { ...sample?.settings };
+    for (const { name, value } of NUMBERS) {
       const input = this.#input(name);
-      if (!this.#chosen.has(input.id)) input.value = value;
+      if (!this.#chosen.has(input.id)) input.value = suited[name] ?? value;
     }
   }
 
@@ -77,8 +88,23 @@ export class Settings {
     byId('setting-targetModules').querySelector('.boxes')?.replaceChildren(...names.map((name) => target(name, !left.includes(name))));
   }
 
+  /** Takes over the settings of a run, those that have a field here. */
+  apply(values: Record<string, unknown>): void {
+    for (const { name } of NUMBERS) {
+      const value = values[name] ?? (name === 'evalShare' ? 0 : undefined);
+      if (typeof value !== 'number') continue;
+      this.#input(name).value = String(value);
+      this.#chosen.add(this.#input(name).id);
+    }
+    const { schedule, useRslora, targetModules } = values;
+    if (typeof schedule === 'string' && schedule in SCHEDULES) byId<HTMLSelectElement>('setting-schedule').value = schedule;
+    this.#input('useRslora').checked = useRslora === true;
+    if (Array.isArray(targetModules)) for (const box of this.#targets()) box.checked = targetModules.includes(box.value);
+  }
+
   get dataset(): LoadDatasetOptions {
-    return { maxLength: this.#number('maxLength') };
+    const evalShare = this.#number('evalShare');
+    return { maxLength: this.#number('maxLength'), ...(evalShare === 0 ? {} : { evalShare }) };
   }
 
   get adapter(): AdapterOptions {
@@ -92,8 +118,10 @@ export class Settings {
   }
 
   get training(): TrainOptions {
+    const steps = this.#number('steps');
     return {
-      steps: this.#number('steps'),
+      steps,
+      ...(this.#number('evalShare') > 0 ? { evalSteps: Math.max(1, Math.round(steps / EVALUATIONS)) } : {}),
       batchSize: this.#number('batchSize'),
       learningRate: this.#number('learningRate'),
       warmupSteps: this.#number('warmupSteps'),
@@ -138,7 +166,8 @@ function field({ name, label, hint }: Omit<Setting, 'value'>, input: HTMLInputEl
   const caption = element('label', { text: label });
   input.id = `setting-${name}`;
   caption.htmlFor = input.id;
-  return element('div', { className: 'field' }, caption, input, ...notes(input, hint));
+  const explained = isTerm(name) ? [termButton(name)] : [];
+  return element('div', { className: 'field' }, caption, ...explained, input, ...notes(input, hint));
 }
 
 function check(name: string, label: string, hint: string): HTMLElement {

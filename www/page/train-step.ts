@@ -1,52 +1,66 @@
 /** Step 3: training, its progress and its loss. */
 
-import type { TrainStep, WebLoraError } from 'web-lora';
+import type { TrainCallbacks, TrainResult, TrainStep, WebLoraError } from 'web-lora';
 import type { App } from './app.js';
 import { announce, byId, element, showText } from './dom.js';
 import { formatDuration, formatLoss, formatPlural, formatSpeed } from './format.js';
-import { LossPlot } from './loss-plot.js';
+import { drawLora } from './lora-picture.js';
+import type { Follow } from './runs-panel.js';
 import type { Settings } from './settings.js';
+import { TrainCharts } from './train-charts.js';
 
-/** Wires step 3. */
-export function trainStep(app: App, settings: Settings): void {
+/** Wires step 3. Returns what shows any other training there, such as one that goes on. */
+export function trainStep(app: App, settings: Settings): Follow {
   const error = byId('train-error');
+  const unsaved = byId('train-unsaved');
   const start = byId<HTMLButtonElement>('train-start');
   const stop = byId<HTMLButtonElement>('train-stop');
   const goOn = byId<HTMLInputElement>('train-continue');
   const status = byId('train-status');
   const bar = byId<HTMLProgressElement>('train-bar');
-  const plot = new LossPlot(byId('loss-plot'));
+  const talk = byId('train-talk');
+  const charts = new TrainCharts();
   let abort = new AbortController();
 
-  const train = async () => {
+  const fromSettings = async (callbacks: TrainCallbacks) => {
     await app.refreshExamples();
     if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
+    const { model, dataset } = app.state;
+    const run = [dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' on ');
+    return app.engine.train(settings.training, { run, ...callbacks });
+  };
+
+  const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
+    showText(unsaved, undefined);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
     const begun = performance.now();
-    const result = await app.engine.train(settings.training, {
+    const result = await work({
       signal: abort.signal,
       onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
-      onPlan: ({ steps }) => {
-        status.textContent = `Step 1 of ${steps}: the first one takes longest`;
+      onPlan: (plan) => {
+        status.textContent = `Step 1 of ${plan.steps}: the first one takes longest`;
         bar.value = 0;
-        plot.start(steps);
+        charts.start(plan);
       },
       onStep: (step) => {
         status.textContent = statusOf(step);
         bar.value = step.step / step.steps;
-        plot.add(step.step, step.loss);
+        charts.add(step);
         byId('train-steps').append(rowOf(step));
         app.state.lastLoss = step.loss;
       },
+      onEval: (evaluation) => charts.evaluate(evaluation),
+      onSaved: () => showText(unsaved, undefined),
+      onUnsaved: ({ message }) => showText(unsaved, message),
     });
     const took = formatDuration((performance.now() - begun) / 1000);
     status.textContent = `${result.stopped === 'end' ? 'Done' : 'Stopped'} after ${formatPlural(result.steps, 'step')} and ${took}`;
     goOn.checked = false;
     app.update({ adapter: await app.engine.adapterInfo() });
-    announce(`${status.textContent}. You can compare the answers now.`);
+    announce(`${status.textContent}. You can talk to the model and compare its answers now.`);
   };
 
   /** What was learned until a failure stays; where that is nothing, the adapter from before comes back. */
@@ -62,18 +76,21 @@ export function trainStep(app: App, settings: Settings): void {
     throw failure;
   };
 
-  byId('train-form').addEventListener('submit', (event) => {
-    event.preventDefault();
+  const follow: Follow = (work) => {
     showText(error, undefined);
     settings.showError(undefined);
     abort = new AbortController();
     void app.run(
       'train',
-      () => train().catch(afterFailure),
+      () => train(work).catch(afterFailure),
       (failure: WebLoraError) => {
         if (!settings.showError(failure)) showText(error, failure.message);
       },
     );
+  };
+  byId('train-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    follow(fromSettings);
   });
   stop.addEventListener('click', () => {
     abort.abort();
@@ -81,23 +98,32 @@ export function trainStep(app: App, settings: Settings): void {
     status.textContent = 'Stopping after this step';
   });
 
-  app.onChange(({ model, dataset, adapter, busy, trouble, engine }) => {
+  settings.onInput(() => drawLora(app.state.model?.hiddenSize ?? 0, settings.adapter.r ?? 0));
+
+  app.onChange(({ model, dataset, dataSource, adapter, busy, trouble, engine }) => {
     const training = busy === 'train';
     byId('train-step').toggleAttribute('data-locked', !model || !dataset);
-    byId('train-step').toggleAttribute('data-done', !training && (adapter?.trainedSteps ?? 0) > 0);
+    const trained = !training && (adapter?.trainedSteps ?? 0) > 0;
+    byId('train-step').toggleAttribute('data-done', trained);
+    // Once it is trained the next thing to do is to talk to it.
+    talk.hidden = !trained || !dataset;
+    start.textContent = trained ? 'Train again' : 'Start training';
+    start.classList.toggle('primary', !trained);
     // The focus moves to the button that takes the other's place.
     const focused = document.activeElement === start || document.activeElement === stop;
     start.hidden = training;
     stop.hidden = !training;
     if (!training) stop.disabled = false;
     start.disabled = busy !== undefined || !model || !dataset || trouble !== undefined;
-    if (focused) (training ? stop : start).focus();
+    if (focused) (training ? stop : trained ? talk : start).focus();
     byId('train-continue-label').hidden = training || !adapter;
     byId('settings-fields').inert = training;
     byId('train-summary').textContent = dataset && !training ? formatPlural(dataset.examples, 'example') : '';
     if (model) settings.offerTargets(model.targetModules);
-    if (engine?.device.software) settings.expectSoftware();
+    settings.suggest(engine?.device.software ?? false, dataSource?.sample);
+    if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });
+  return follow;
 }
 
 function statusOf({ step, steps, loss, tokensPerSecond, secondsLeft, skipped }: TrainStep): string {

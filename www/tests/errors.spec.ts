@@ -41,7 +41,7 @@ test.describe('GPU', () => {
     await expect(studio.get('#trouble')).toBeHidden();
     await expect(studio.get('#model-ready')).toBeVisible();
     await expect(studio.get('#data-ready')).toBeVisible();
-    await expect(studio.get('#keep-form')).toBeVisible();
+    await expect(studio.get('#after')).toBeVisible();
     expect((await studio.ask('Hi')).tuned).not.toBe('');
   });
 
@@ -65,7 +65,7 @@ test.describe('GPU', () => {
     const files = unzipSync(await readFile(await studio.download('#trouble-download')));
     expect(Object.keys(files)).toContain('adapter_model.safetensors');
     await studio.get('#trouble-restart').click();
-    await expect(studio.get('#keep-form')).toBeVisible();
+    await expect(studio.get('#after')).toBeVisible();
     await expect(studio.get('#trouble')).toBeHidden();
   });
 });

@@ -28,9 +28,9 @@ const test = base.extend<{ hub: HubServer; files: Record<string, Buffer>; open: 
   },
 });
 
-/** Where the server has no model to offer, the fold is open already. */
+/** Opens the fold of other models, and in it the Hub’s. */
 async function unfold(page: Page): Promise<void> {
-  await page.locator('#hub').evaluate((fold: HTMLDetailsElement) => (fold.open = true));
+  for (const id of ['#model-more', '#hub']) await page.locator(id).evaluate((fold: HTMLDetailsElement) => (fold.open = true));
 }
 
 async function lookUp(page: Page, model: string): Promise<void> {

@@ -22,6 +22,7 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   expect(before.tuned).toBe('Ahoy!');
   expect(before.base).not.toBe(before.tuned);
 
+  await studio.get('#tab-export').click();
   await page.fill('#keep-name', 'Ahoy there');
   const zip = await studio.download('#keep-download');
   const files = unzipSync(await readFile(zip));
@@ -36,7 +37,7 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   await studio.open();
   await studio.loadModel();
   await page.setInputFiles('#keep-zip', { name: 'a.zip', mimeType: 'application/zip', buffer: await readFile(zip) });
-  await expect(studio.get('#keep-form')).toBeVisible();
+  await expect(studio.get('#after')).toBeVisible();
   expect(await studio.ask('Hi')).toEqual(before);
 });
 
@@ -56,7 +57,7 @@ test('stopping keeps what was learned, and training goes on from there', async (
   await expect(studio.get('#train-steps tr').nth(3)).toBeAttached();
   await studio.get('#train-stop').click();
   await expect(studio.get('#train-status')).toContainText('Stopped after');
-  await expect(studio.get('#keep-form')).toBeVisible();
+  await expect(studio.get('#after')).toBeVisible();
   const first = (await studio.losses())[0] ?? 0;
 
   await studio.set({ steps: '4' });
@@ -85,8 +86,8 @@ test('a step can be measured, and says where its time went', async ({ studio }) 
 test('the sample can be used and every example shows what is learned', async ({ studio }) => {
   await studio.open();
   await studio.loadModel();
-  await studio.get('#data-sample').click();
-  await expect(studio.get('#data-name')).toHaveText('pirate.jsonl');
+  await studio.get('[data-sample=pirate]').click();
+  await expect(studio.get('#data-name')).toHaveText('pirate.jsonl · 40 examples');
   await expect(studio.get('#data-facts')).toContainText('40');
   await expect(studio.get('#data-preview li').first()).toContainText('What is the capital of Italy?');
   await expect(studio.get('#data-preview li mark').first()).toHaveText('Arr, that be Rome, matey!<|im_end|>');

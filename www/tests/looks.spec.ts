@@ -64,19 +64,23 @@ test('every control has a name', async ({ studio, page }) => {
 test('the whole way by keyboard', async ({ studio, page }) => {
   await studio.open();
   const tabTo = async (selector: string) => {
-    for (let presses = 0; presses < 60; presses++) {
+    for (let presses = 0; presses < 90; presses++) {
       if (await studio.get(selector).evaluate((element) => element === document.activeElement)) return;
       await page.keyboard.press('Tab');
     }
-    throw new Error(`60 presses of Tab do not reach ${selector}`);
+    throw new Error(`90 presses of Tab do not reach ${selector}`);
   };
 
+  await tabTo('#model-more > summary');
+  await page.keyboard.press('Enter');
   await tabTo('#model-folder-button');
   const chooser = page.waitForEvent('filechooser');
   await page.keyboard.press('Enter');
   await chooser;
   await studio.loadModel();
 
+  await tabTo('#data-own > summary');
+  await page.keyboard.press('Space');
   await tabTo('#data-paste-button');
   await page.keyboard.press('Enter');
   await expect(studio.get('#data-text')).toBeFocused();
@@ -97,12 +101,15 @@ test('the whole way by keyboard', async ({ studio, page }) => {
 
   await tabTo('#prompt');
   await page.keyboard.press('Enter');
-  await expect(studio.get('#answer-tuned')).not.toBeEmpty();
+  await expect(studio.answer('tuned')).not.toBeEmpty();
   await expect(studio.get('#compare-ask')).toBeVisible();
   await tabTo('#strength');
   await page.keyboard.press('ArrowLeft');
   await expect(studio.get('#strength-value')).toHaveText('95 %');
 
+  await tabTo('#tab-chat');
+  await page.keyboard.press('End');
+  await expect(studio.get('#tab-export')).toBeFocused();
   await tabTo('#keep-download');
   const download = page.waitForEvent('download');
   await page.keyboard.press('Enter');

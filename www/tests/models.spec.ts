@@ -17,6 +17,7 @@ test('a model with linears of its own names, and then one with others', async ({
 
 test('weights made smaller, and what that costs', async ({ studio, page }) => {
   await studio.open();
+  await studio.showModels();
   await page.getByText('Make it smaller').click();
   await page.selectOption('#model-quantize', 'q8_0');
   await page.setInputFiles('#model-folder', `${FIXTURES}golden/llama3-ropescaled-untied`);

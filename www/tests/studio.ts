@@ -129,16 +129,28 @@ export class Studio {
     return (await this.get('#train-steps tr td:nth-child(2)').allTextContents()).map(Number);
   }
 
+  /** Of the question that was asked last. */
+  answer(side: 'base' | 'tuned'): Locator {
+    return this.get(`.turn:last-child [data-side=${side}]`);
+  }
+
+  /** Opens the list of other models than the one that is offered. */
+  async showModels(): Promise<void> {
+    await this.get('#model-more').evaluate((fold: HTMLDetailsElement) => (fold.open = true));
+  }
+
   async ask(prompt: string): Promise<{ base: string; tuned: string }> {
+    await this.get('#tab-chat').click();
     await this.page.fill('#prompt', prompt);
     await this.get('#compare-ask').click();
     await expect(this.get('#compare-ask')).toBeHidden();
     await expect(this.get('#compare-ask')).toBeVisible();
-    return { base: await this.get('#answer-base').innerText(), tuned: await this.get('#answer-tuned').innerText() };
+    return { base: await this.answer('base').innerText(), tuned: await this.answer('tuned').innerText() };
   }
 
   /** Presses a button that downloads, and says where the file lies. */
   async download(selector: string): Promise<string> {
+    if (selector === '#keep-download') await this.get('#tab-export').click();
     const coming = this.page.waitForEvent('download');
     await this.get(selector).click();
     return (await coming).path();

@@ -32,6 +32,7 @@ async function serveFolder(page: Page, { ranges = true, also = {}, instead }: Se
 }
 
 async function load(page: Page, baseURL: string | undefined, name: string): Promise<void> {
+  await page.getByText('Another model').click();
   await page.getByText('From a URL').click();
   await page.fill('#model-url', `${baseURL}/elsewhere/${name}`);
   await page.keyboard.press('Enter');
@@ -140,6 +141,7 @@ test('loading can be cancelled', async ({ studio, page, baseURL }) => {
 
 test('what is no address is not asked for', async ({ studio, page }) => {
   await studio.open();
+  await page.getByText('Another model').click();
   await page.getByText('From a URL').click();
   await page.fill('#model-url', 'smollm2');
   await page.keyboard.press('Enter');

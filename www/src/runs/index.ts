@@ -32,6 +32,17 @@ export const runs = {
     return { steps: inOrder(steps), evaluations: inOrder(evaluations), samples: inOrder(samples) };
   },
 
+  /** Its files of examples. */
+  async data(id: string): Promise<File[]> {
+    const folder = await runFolder(id);
+    const names = (await readJson<RunInfo>(folder, 'run.json'))?.config.data.files ?? [];
+    const files = await Promise.all(names.map(async (name, at) => {
+      const file = await readFile(folder, `data-${at}`);
+      return file && new File([file], name);
+    }));
+    return files.filter((file) => file !== undefined);
+  },
+
   /** The adapter that came of it; undefined where it has not ended. */
   async adapter(id: string): Promise<AdapterFiles | undefined> {
     return readAdapter(await runFolder(id), 'adapter');

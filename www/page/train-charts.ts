@@ -1,0 +1,73 @@
+/** The course of a training: loss and evaluations, learning rate, gradient norm, and what there is to know just now. */
+
+import type { EvalStep, TrainPlan, TrainStep } from 'web-lora';
+import { byId, showFacts } from './dom.js';
+import { formatBytes, formatDuration, formatLoss, formatSpeed } from './format.js';
+import { drawMemory } from './memory-picture.js';
+import { Plot } from './plot.js';
+
+/** The mean goes over this part of the training; where that is a step or less, it is the loss itself. */
+const MEAN_SPAN = 1 / 15;
+const SMALL = 120;
+
+/** Cleared for each training. */
+export class TrainCharts {
+  readonly #loss = new Plot(byId('loss-plot'), {
+    name: 'Loss',
+    height: 220,
+    format: short,
+    curves: [
+      { colour: '--accent-faint', width: 1.5, points: false },
+      { colour: '--accent', width: 2.5 },
+      { colour: '--second', width: 2, points: true },
+    ],
+  });
+  readonly #rate = new Plot(byId('rate-plot'), { name: 'Learning rate', height: SMALL, format: short, curves: [{ colour: '--accent', width: 2 }] });
+  readonly #norm = new Plot(byId('norm-plot'), { name: 'Gradient norm', height: SMALL, format: short, curves: [{ colour: '--accent', width: 2 }] });
+  #losses: number[] = [];
+  #span = 1;
+  #tiles: Record<string, string> = {};
+
+  start({ steps, memory }: TrainPlan): void {
+    this.#losses = [];
+    this.#span = Math.max(1, Math.round(steps * MEAN_SPAN));
+    for (const plot of [this.#loss, this.#rate, this.#norm]) plot.start(steps);
+    byId('loss-course').textContent = '';
+    byId('loss-held-out').hidden = true;
+    this.#tiles = {};
+    this.#tell({ Memory: formatBytes(memory.total) });
+    drawMemory(memory);
+  }
+
+  add({ step, steps, loss, learningRate, gradNorm, skipped, tokensPerSecond, secondsLeft }: TrainStep): void {
+    this.#losses.push(loss);
+    const span = this.#losses.slice(-this.#span);
+    this.#loss.add(step, [loss, span.reduce((sum, value) => sum + value, 0) / span.length, null]);
+    this.#rate.add(step, [learningRate]);
+    this.#norm.add(step, [skipped ? null : gradNorm]);
+    const course = this.#loss.course();
+    if (course) byId('loss-course').textContent = `${formatLoss(course[0])} → ${formatLoss(course[1])}`;
+    this.#tell({
+      Speed: `${formatSpeed(tokensPerSecond)} tokens/s`,
+      'Time left': step === steps ? 'none' : secondsLeft === undefined ? '…' : formatDuration(secondsLeft),
+    });
+  }
+
+  /** Marks an evaluation in the plot of the loss. One before the first step stands at it. */
+  evaluate({ step, loss, perplexity }: EvalStep): void {
+    this.#loss.add(Math.max(1, step), [null, null, loss]);
+    byId('loss-held-out').hidden = false;
+    this.#tell({ 'Loss on held-out examples': formatLoss(loss), Perplexity: perplexity.toFixed(2) });
+  }
+
+  #tell(facts: Record<string, string>): void {
+    this.#tiles = { ...this.#tiles, ...facts };
+    showFacts(byId('train-tiles'), this.#tiles);
+  }
+}
+
+/** A tick of an axis. */
+function short(value: number): string {
+  if (value === 0) return '0';
+  return value < 0.01 ? value.toExponential(1).replace('.0', '') : String(Number(value.toPrecision(3)));
+}
