@@ -31,6 +31,11 @@ export interface Products {
   reason: string;
 }
 
+/** What can be stopped. */
+export interface Stoppable {
+  signal?: AbortSignal | undefined;
+}
+
 export interface EngineOptions {
   /** Ask only for the limits that every WebGPU device has, even where this one offers more. */
   defaultLimits?: boolean;

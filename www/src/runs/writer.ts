@@ -1,6 +1,7 @@
 /** A run as it is written while it trains. Used by the worker alone, which has the handles that write in place. */
 
 import { WebLoraError } from '../errors.js';
+import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunConfig, RunInfo, RunStatus, Sample, TrainStep } from '../types.js';
 import { readCheckpoint, removeCheckpoints, writeCheckpoint } from './checkpoint.js';
 import { inUse, lockOf, openFile, readAdapter, readFile, readJson, runFolder, runsFolder, writeFile } from './folder.js';
@@ -148,7 +149,7 @@ async function lock(id: string, name: string): Promise<() => void> {
           release();
         }
       });
-    navigator.locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
+    platform().locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
   });
 }
 
