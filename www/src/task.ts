@@ -47,6 +47,7 @@ export class Task<Item, Result> implements Promise<Result>, AsyncIterable<Item> 
     return this.#result.finally(onEnd);
   }
 
+  /** What comes, from the first on. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Item, void> {
     // A failure is thrown from the loop: it does not go unseen.
     this.#result.catch(() => undefined);

@@ -75,17 +75,17 @@ export const GENERATE_FLAGS = {
 /** A command line that cannot be made out. */
 export class UsageError extends Error {}
 
-/** Names that flags have beside that of their option. */
-const OTHER_NAMES: Record<string, string> = { rank: 'r', alpha: 'lora-alpha' };
+/** Names that flags have beside their own. */
+const OTHER_NAMES: Record<string, string> = { r: 'rank', alpha: 'lora-alpha' };
 
 /** `learningRate` as `--learning-rate`. */
 export function flagOf(option: string): string {
-  return `--${kebab(option)}`;
+  return `--${nameOf(option)}`;
 }
 
 /** The values of the flags that were given, by the names of their options. */
 export function readFlags(args: string[], flags: Flags): Record<string, unknown> {
-  const byFlag = new Map(Object.entries(flags).map(([option, [kind]]) => [kebab(option), { option, kind }]));
+  const byFlag = new Map(Object.entries(flags).map(([option, [kind]]) => [nameOf(option), { option, kind }]));
   for (const [other, name] of Object.entries(OTHER_NAMES)) {
     const same = byFlag.get(name);
     if (same) byFlag.set(other, same);
@@ -150,6 +150,6 @@ function number(flag: string, text: string): number {
   return value;
 }
 
-function kebab(option: string): string {
-  return option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+function nameOf(option: string): string {
+  return option === 'r' ? 'rank' : option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
