@@ -15,7 +15,7 @@ test.beforeAll(install);
 
 for (const [resolution, module] of [['bundler', 'esnext'], ['node16', 'node16'], ['nodenext', 'nodenext']] as const) {
   test(`types are found with moduleResolution ${resolution}`, async () => {
-    const flags = ['--noEmit', '--strict', '--skipLibCheck', 'false', '--target', 'es2022', '--lib', 'es2023,dom,dom.iterable,dom.asynciterable', '--types', ''];
+    const flags = ['--noEmit', '--strict', '--skipLibCheck', 'false', '--target', 'es2022', '--lib', 'es2023,dom,dom.iterable,dom.asynciterable'];
     const tsc = [`${HERE}node_modules/typescript/bin/tsc`, ...flags, '--module', module, '--moduleResolution', resolution, 'consumer.ts'];
     const { stdout } = await promisify(execFile)(process.execPath, tsc, { cwd: APP }).catch((error: { stdout: string }) => error);
     expect(stdout).toBe('');

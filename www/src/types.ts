@@ -736,6 +736,7 @@ export interface GenerateResult {
   logprobs?: TokenLogprobs[];
 }
 
+/** A token and how likely it was. */
 export interface TokenLogprob {
   /** What it adds to the text. */
   text: string;
@@ -743,6 +744,7 @@ export interface TokenLogprob {
   logprob: number;
 }
 
+/** A token of an answer, and what else might have come. */
 export interface TokenLogprobs extends TokenLogprob {
   /** The likeliest first. */
   top: TokenLogprob[];
