@@ -1,6 +1,6 @@
 /** A folder with nothing in it but the package, as npm installs it, the tiny model and four examples. */
 
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { copyFile, cp, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
@@ -59,6 +59,17 @@ export async function node(args: string[], env: Record<string, string> = NODE_GP
 /** The command, as `npx web-lora` runs it. */
 export function command(args: string[], env?: Record<string, string>): Promise<Ran> {
   return node(['node_modules/.bin/web-lora', ...args], env);
+}
+
+/** Presses Ctrl-C once the command has said `text` on stderr; what it ended with. */
+export async function interrupt(args: string[], text: string): Promise<number | null> {
+  const child = spawn(process.execPath, ['node_modules/.bin/web-lora', ...args], {
+    cwd: APP,
+    env: { ...process.env, ...NODE_GPU },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  child.stderr.on('data', (said: Buffer) => said.includes(text) && child.kill('SIGINT'));
+  return new Promise((resolve) => child.once('exit', resolve));
 }
 
 /** Serves files of the folder, those of `site` first. */

@@ -1,10 +1,10 @@
 /** The packed package in each place that it is for: it loads, trains, answers, and everywhere the same. */
 
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { expect, test, type Page } from '@playwright/test';
 import { build, createServer } from 'vite';
 import webpack from 'webpack';
-import { APP, command, install, installDawn, node, serve } from './installed.js';
+import { APP, command, install, installDawn, interrupt, node, serve } from './installed.js';
 
 interface Outcome {
   examples: number;
@@ -127,6 +127,13 @@ test('the command trains the adapter that the page trains', async () => {
   expect(ran.stderr).toMatch(/step 30\/30 .*loss/);
   expect(await readFile(`${APP}/adapter/adapter_config.json`, 'utf8')).toBe(reference?.config);
   expect([...(await readFile(`${APP}/adapter/adapter_model.safetensors`))]).toEqual(reference?.weights);
+});
+
+test('Ctrl-C ends the command, which keeps what was learned', async () => {
+  const endless = ['--rank', '8', '--steps', '100000', '--out', 'stopped'];
+  expect(await interrupt(['train', ...INPUTS, ...endless], 'step ')).toBe(130);
+  const files = await Promise.all(['config.json', 'model.safetensors'].map((name) => stat(`${APP}/stopped/adapter_${name}`)));
+  expect(files.map(({ size }) => size > 0)).toEqual([true, true]);
 });
 
 test('the command answers, and foresees', async () => {

@@ -74,10 +74,11 @@ class Folder {
 
 class StoredFile {
   readonly kind = 'file';
-  readonly name: string;
 
-  constructor(readonly path: string) {
-    this.name = basename(path);
+  constructor(private path: string) {}
+
+  get name(): string {
+    return basename(this.path);
   }
 
   async getFile(): Promise<File> {
@@ -99,8 +100,11 @@ class StoredFile {
     return new SyncAccess(openSync(this.path, constants.O_RDWR | constants.O_CREAT, 0o644));
   }
 
+  /** The handle goes with the file. */
   async move(name: string): Promise<void> {
-    await rename(this.path, join(this.path, '..', name));
+    const path = join(this.path, '..', name);
+    await rename(this.path, path);
+    this.path = path;
   }
 }
 
