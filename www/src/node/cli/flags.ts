@@ -37,6 +37,8 @@ export const TRAIN_FLAGS = {
   steps: ['number', 'optimiser steps; takes precedence over epochs'],
   epochs: ['number', 'times through the examples'],
   batchSize: ['number', 'examples in one step'],
+  loss: ['text', 'sft, or of pairs of answers dpo or orpo'],
+  beta: ['number', 'of dpo and orpo'],
   gradientAccumulationSteps: ['number', 'batches in one step'],
   tokensPerPass: ['number', 'most tokens at once; what needs more takes several passes'],
   memoryBudget: ['number', 'GPU memory to stay within, in bytes'],
