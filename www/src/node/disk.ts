@@ -91,7 +91,10 @@ class StoredFile {
     const beside = `${this.path}.${process.pid}.new`;
     await writeFile(beside, '');
     return {
-      write: async (data) => writeFile(beside, data instanceof Blob ? new Uint8Array(await data.arrayBuffer()) : data, { flag: 'a', flush: true }),
+      async write(data) {
+        const bytes = data instanceof Blob ? new Uint8Array(await data.arrayBuffer()) : data;
+        await writeFile(beside, bytes, { flag: 'a', flush: true });
+      },
       close: () => rename(beside, this.path),
     };
   }
@@ -156,8 +159,8 @@ class SyncAccess {
     try {
       return writeSync(this.file, from, 0, from.length, at);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOSPC') throw new DOMException('The disk is full', 'QuotaExceededError');
-      throw error;
+      const full = (error as NodeJS.ErrnoException).code === 'ENOSPC';
+      throw full ? new DOMException('The disk is full', 'QuotaExceededError') : error;
     }
   }
 

@@ -20,7 +20,8 @@ async function readRange(path: string, range: string | null): Promise<Response> 
     const end = Math.min(Number(to ?? size - 1) + 1, size);
     const bytes = new Uint8Array(Math.max(0, end - start));
     const { bytesRead } = await file.read(bytes, 0, bytes.length, start);
-    const headers: Record<string, string> = { 'Content-Type': path.endsWith('.wasm') ? 'application/wasm' : 'application/octet-stream' };
+    const type = path.endsWith('.wasm') ? 'application/wasm' : 'application/octet-stream';
+    const headers: Record<string, string> = { 'Content-Type': type };
     if (from !== undefined) headers['Content-Range'] = `bytes ${start}-${end - 1}/${size}`;
     return new Response(bytes.subarray(0, bytesRead), { status: from === undefined ? 200 : 206, headers });
   } finally {

@@ -148,8 +148,8 @@ function convert(flag: string, kind: Kind, value: boolean | string | string[]): 
 
 function number(flag: string, text: string): number {
   const value = Number(text);
-  if (text.trim() === '' || !Number.isFinite(value)) throw new UsageError(`${flag} must be a number, which “${text}” is not.`);
-  return value;
+  if (text.trim() !== '' && Number.isFinite(value)) return value;
+  throw new UsageError(`${flag} must be a number, which “${text}” is not.`);
 }
 
 function nameOf(option: string): string {

@@ -17,7 +17,8 @@ export const GENERATE_GROUPS: Record<string, Flags> = {
 /** Writes the answer to stdout as it comes; false where it was stopped. */
 export async function generate(args: string[]): Promise<boolean> {
   const values = readFlags(args, Object.assign({}, ...Object.values(GENERATE_GROUPS)));
-  const { adapter, prompt, system, raw, json } = values as { adapter?: string; prompt?: string; system?: string; raw?: boolean; json?: boolean };
+  const { adapter, prompt, system } = values as { adapter?: string; prompt?: string; system?: string };
+  const { raw, json } = values as { raw?: boolean; json?: boolean };
   if (!prompt) throw new UsageError('--prompt is missing.');
   const files = adapter === undefined ? undefined : await readAdapter(adapter);
   const session = await openSession(values);

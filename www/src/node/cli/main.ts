@@ -53,7 +53,8 @@ async function main([name = '', ...args]: string[]): Promise<number> {
 
 function overview(): string {
   const rows = Object.entries(COMMANDS).map(([name, { what }]) => `  web-lora ${name.padEnd(9)} ${what}`);
-  return `Trains LoRA adapters of small language models on the GPU.\n\n${rows.join('\n')}\n\nweb-lora <command> --help lists all flags.`;
+  const title = 'Trains LoRA adapters of small language models on the GPU.';
+  return [title, rows.join('\n'), 'web-lora <command> --help lists all flags.'].join('\n\n');
 }
 
 function explain(error: unknown, command: string): number {

@@ -42,7 +42,8 @@ export async function openSession(values: Values): Promise<Session> {
 export async function loadModel({ engine, values, signal, status, tell }: Session): Promise<string> {
   const { device } = engine;
   status.say(`GPU: ${device.name}${device.software ? ' (a program on the processor: slow)' : ''}`);
-  const model = await engine.loadModel(sourceOf(values), { ...pick(values, MODEL_FLAGS), signal, onProgress: status.progress });
+  const options = { ...pick(values, MODEL_FLAGS), signal, onProgress: status.progress };
+  const model = await engine.loadModel(sourceOf(values), options);
   status.say(`model: ${model.name}, ${(model.parameters / 1e6).toFixed(1)} million parameters, ${model.dtype}`);
   tell({ type: 'model', ...model });
   return model.name;
@@ -63,7 +64,8 @@ export async function readAdapter(folder: string): Promise<AdapterFiles> {
   const read = async (name: string) => {
     const path = join(folder, name);
     const bytes = await readFile(path).catch(() => {
-      throw new UsageError(`${path} cannot be read: an adapter is a folder with adapter_config.json and adapter_model.safetensors.`);
+      const what = 'an adapter is a folder with adapter_config.json and adapter_model.safetensors';
+      throw new UsageError(`${path} cannot be read: ${what}.`);
     });
     return new Uint8Array(bytes);
   };

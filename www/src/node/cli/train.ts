@@ -33,7 +33,8 @@ export async function train(args: string[]): Promise<boolean> {
   const { engine, signal, status, tell } = session;
   await loadModel(session);
   const seeded = seed === undefined ? {} : { seed };
-  const report = await engine.loadDataset(examples.text, { name: examples.name, ...pick(values, DATA_FLAGS), ...seeded }, { signal });
+  const reading = { name: examples.name, ...pick(values, DATA_FLAGS), ...seeded };
+  const report = await engine.loadDataset(examples.text, reading, { signal });
   tell({ type: 'data', ...report });
   status.say(`data: ${report.examples} examples, ${report.tokens} tokens, ${report.supervisedTokens} of them to learn`);
   for (const { line, message } of report.errors) status.say(`data: line ${line} was left out: ${message}`);
@@ -67,7 +68,8 @@ async function learn({ engine, values, signal, status, tell }: Session): Promise
     onPlan: (plan) => tell({ type: 'plan', ...plan }),
     onEval: (evaluation) => {
       tell({ type: 'evaluation', ...evaluation });
-      status.say(`step ${evaluation.step}: evaluation loss ${evaluation.loss.toFixed(4)}${evaluation.best ? ', the best yet' : ''}`);
+      const { step, loss, best } = evaluation;
+      status.say(`step ${step}: evaluation loss ${loss.toFixed(4)}${best ? ', the best yet' : ''}`);
     },
     onSample: (sample) => {
       tell({ type: 'sample', ...sample });
