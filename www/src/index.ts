@@ -1,8 +1,9 @@
 /** web-lora: fine-tune small language models with LoRA in a browser tab. Only what is exported here is public. */
 
 export { createEngine, type Engine } from './client.js';
-export { WebLoraError, type ErrorCode } from './errors.js';
+export { WebLoraError, type ErrorCode, type ErrorData } from './errors.js';
 export { hubCache, listHubFiles } from './hub/index.js';
 export { runs } from './runs/index.js';
 export { packAdapter, type AdapterCard } from './adapter-files.js';
+export type { Task } from './task.js';
 export type * from './types.js';

@@ -31,6 +31,12 @@ export interface Products {
   reason: string;
 }
 
+/** What can be stopped. */
+export interface Stoppable {
+  signal?: AbortSignal | undefined;
+}
+
+/** How to open the GPU. By default, the best there is. */
 export interface EngineOptions {
   /** Ask only for the limits that every WebGPU device has, even where this one offers more. */
   defaultLimits?: boolean;
@@ -85,6 +91,7 @@ export interface HubChoice {
   sizeBytes: number;
 }
 
+/** A file of a repository, as the Hub lists it. */
 export interface HubFile {
   path: string;
   /** In bytes. */
@@ -109,6 +116,7 @@ export interface CachedModel {
 /** A block type of GGUF that plain numbers can be made into: some 8.5 or 4.5 bits each. */
 export type Quantization = 'q8_0' | 'q4_0';
 
+/** How to load a model. By default, as it is. */
 export interface LoadModelOptions {
   /** Longest row of tokens, where less than the model's own limit is wanted. */
   contextLength?: number;
@@ -117,10 +125,12 @@ export interface LoadModelOptions {
    * of 32 columns stay as they are. Default: all stay.
    */
   quantize?: Quantization;
+  /** Called often. */
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }
 
+/** How far some work has come. */
 export interface Progress {
   /** `wait`: another tab is downloading this model. `verify`: what there is of it is read again. */
   phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile' | 'evaluate';
@@ -132,6 +142,7 @@ export interface Progress {
   secondsLeft?: number;
 }
 
+/** What a model is. */
 export interface ModelInfo {
   name: string;
   /** `model_type` of config.json, which for GGUF files is worked out from the metadata. */
@@ -213,6 +224,7 @@ export interface DataSummary {
   sample: Record<string, unknown>[];
 }
 
+/** How to read examples. */
 export interface LoadDatasetOptions {
   /** File name to use in messages, where the data itself has none. */
   name?: string;
@@ -285,6 +297,7 @@ export interface AdapterOptions {
   seed?: number;
 }
 
+/** What an adapter is. */
 export interface AdapterInfo {
   r: number;
   loraAlpha: number;
@@ -324,6 +337,7 @@ export interface AdapterSpectrum {
   norm: number;
 }
 
+/** The same of one module. */
 export interface ModuleSpectrum {
   /** Path of the module. */
   name: string;
@@ -363,6 +377,7 @@ export interface WeightedAdapter {
   weight: number;
 }
 
+/** How to add adapters up. */
 export interface CombineOptions {
   /**
    * As peft's `combination_type`: `cat` is exact and adds the ranks up; `svd` is the nearest of a rank; `linear` adds As
@@ -384,6 +399,10 @@ export interface RebuiltAdapter {
   parameters: number;
 }
 
+/**
+ * How the learning rate goes on after the warm-up: down to zero along a cosine, once or again and again, or along a line,
+ * or not at all.
+ */
 export type Schedule = 'cosine' | 'cosine_with_restarts' | 'linear' | 'constant';
 
 /** How AdamW keeps its moments: in f32, or in 8 bits with a scale for every 256 numbers. */
@@ -395,6 +414,7 @@ export type Optim = 'adamw' | 'adamw_8bit';
  */
 export type Loss = 'sft' | 'dpo' | 'orpo';
 
+/** Settings of a training, as in TRL’s `SFTConfig`. What is left out is chosen by the engine. */
 export interface TrainOptions {
   /** Optimiser steps; takes precedence over `epochs`. */
   steps?: number;
@@ -451,16 +471,21 @@ export interface TrainOptions {
   saveSteps?: number;
 }
 
+/** What to hear of a training, and where it is kept. */
 export interface TrainCallbacks {
   /** Keeps the run in the tab's storage, under this name, from where `resumeRun` can go on with it. */
   run?: string;
   /** What `saveState` gave: goes on there, and ends in the same bytes as a run that was never stopped. */
   resume?: Uint8Array<ArrayBuffer>;
+  /** Called while the step is compiled. */
   onProgress?: (progress: Progress) => void;
   /** The step is compiled and fits; the first one starts. */
   onPlan?: (plan: TrainPlan) => void;
+  /** A step is done. */
   onStep?: (step: TrainStep) => void;
+  /** An evaluation is done. */
   onEval?: (evaluation: EvalStep) => void;
+  /** One of the `samplePrompts` is answered. */
   onSample?: (sample: Sample) => void;
   /** The run is kept under this id. */
   onRun?: (id: string) => void;
@@ -531,6 +556,7 @@ export interface AdapterCost {
   fullBytes: number;
 }
 
+/** What a training will be, known before its first step. */
 export interface TrainPlan {
   steps: number;
   batchSize: number;
@@ -560,6 +586,7 @@ export interface Rewards {
   logOddsRatio?: number;
 }
 
+/** One step of the optimiser. */
 export interface TrainStep {
   /** 1-based. */
   step: number;
@@ -579,6 +606,7 @@ export interface TrainStep {
   secondsLeft: number | undefined;
 }
 
+/** How a training ended. */
 export interface TrainResult {
   /** Steps done. */
   steps: number;
@@ -611,6 +639,7 @@ export interface EvalStep extends Evaluation {
   best: boolean;
 }
 
+/** What to evaluate. */
 export interface EvaluateOptions {
   /** Those held out (the default), or those trained on. */
   data?: 'eval' | 'train';
@@ -728,6 +757,7 @@ export interface ProfileOp {
   gigabytesPerSecond: number;
 }
 
+/** One message of a conversation. */
 export interface Message {
   role: string;
   content: string;
@@ -735,6 +765,7 @@ export interface Message {
   [field: string]: unknown;
 }
 
+/** What to answer, and how. */
 export interface GenerateOptions {
   /** A conversation, put through the model's chat template. */
   messages?: Message[];
@@ -754,6 +785,7 @@ export interface GenerateOptions {
   topLogprobs?: number;
 }
 
+/** What to hear of an answer. */
 export interface GenerateCallbacks {
   /** Text as it comes, in pieces. */
   onToken?: (text: string) => void;
@@ -761,6 +793,7 @@ export interface GenerateCallbacks {
   signal?: AbortSignal;
 }
 
+/** An answer. */
 export interface GenerateResult {
   text: string;
   tokens: number;
@@ -770,6 +803,7 @@ export interface GenerateResult {
   logprobs?: TokenLogprobs[];
 }
 
+/** A token and how likely it was. */
 export interface TokenLogprob {
   /** What it adds to the text. */
   text: string;
@@ -777,6 +811,7 @@ export interface TokenLogprob {
   logprob: number;
 }
 
+/** A token of an answer, and what else might have come. */
 export interface TokenLogprobs extends TokenLogprob {
   /** The likeliest first. */
   top: TokenLogprob[];

@@ -36,6 +36,9 @@ import type {
 } from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
 
+/** Commands for which to be stopped is an end like any other. */
+const ENDS_WHEN_STOPPED: readonly CommandName[] = ['train', 'resumeRun', 'generate'];
+
 let engine: WasmEngine | undefined;
 /** What the engine was given last. */
 let inputs: Inputs = {};
@@ -58,6 +61,7 @@ self.addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
   queue = queue.then(async () => {
     try {
       if (crash) throw new WebLoraError(crash);
+      if (abort.signal.aborted && !ENDS_WHEN_STOPPED.includes(command.type)) throw stopped();
       const result = await Promise.race([run(id, command, abort.signal), death]);
       post({ kind: 'result', id, result }, transfers(result));
     } catch (error) {

@@ -2,6 +2,7 @@
 
 import type { DataFile } from '../data-files.js';
 import { WebLoraError } from '../errors.js';
+import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunConfig, RunInfo, RunStatus, Sample, TrainStep } from '../types.js';
 import { readCheckpoint, removeCheckpoints, writeCheckpoint } from './checkpoint.js';
 import { inUse, lockOf, openFile, readAdapter, readFile, readJson, runFolder, runsFolder, writeFile } from './folder.js';
@@ -143,7 +144,7 @@ async function lock(id: string, name: string): Promise<() => void> {
           release();
         }
       });
-    navigator.locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
+    platform().locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
   });
 }
 
