@@ -27,9 +27,10 @@ struct Params {
     rows: Rows,
     // Low-rank columns of one linear, a multiple of eight, in vec4s.
     rank4: u32,
+    // Blocks of eight of these that have gradients; the others stay as they are.
+    trained8: u32,
     _pad0: u32,
     _pad1: u32,
-    _pad2: u32,
     groups: array<Group, 2>,
 }
 @group(0) @binding(1) var<uniform> params: Params;

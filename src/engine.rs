@@ -25,6 +25,7 @@ use run::Run;
 use crate::data::{DataFile, Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Logprobs, Stopped};
 use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
+use crate::init;
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, Quantization, Tensor, Tokenizer};
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
@@ -306,12 +307,11 @@ impl Engine {
     }
 
     /// A fresh adapter in place of the one there was.
-    pub fn new_adapter(&mut self, options: LoraOptions) -> Result<AdapterInfo> {
+    pub async fn new_adapter(&mut self, options: LoraOptions) -> Result<AdapterInfo> {
         let model = self.model()?;
-        let shapes = model.decoder.modules();
         let seed = options.seed;
-        let config = options.config(&model.name, model.decoder.config(), &shapes)?;
-        let adapter = Adapter::new(&self.gpu, config, &shapes, seed)?;
+        let config = options.config(&model.name, model.decoder.config(), &model.decoder.modules())?;
+        let adapter = init::adapter(&self.gpu, &model.decoder, config, seed).await?;
         self.set_adapter(adapter)
     }
 

@@ -28,7 +28,7 @@ pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize};
 pub(crate) use dtype::{half_at, iq4_xs_scale, k_pair, k_scale, q3_k_scale};
 pub(crate) use lora_config::is_end;
-pub use lora_config::{LoraConfig, ModuleNames};
+pub use lora_config::{InitLoraWeights, LoraConfig, ModuleNames};
 pub use quantize::{Quantization, QuantizationError, quantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;

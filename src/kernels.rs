@@ -6,6 +6,7 @@ pub mod adamw_8bit;
 pub mod attention;
 pub mod attention_backward;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub mod grad_norm;
 pub mod layer_norm;

@@ -127,6 +127,7 @@ pub mod engine;
 pub mod error;
 pub mod generate;
 pub mod gpu;
+pub mod init;
 pub mod io;
 pub mod kernels;
 pub mod layers;

@@ -2,6 +2,9 @@
 //!
 //! Names, shapes and initialisation are PEFT's: A `[r, in]` Kaiming-uniform, B `[out, r]` zero,
 //! scaling `lora_alpha / r` (or `/ sqrt(r)` with rsLoRA, arXiv 2312.03732).
+//!
+//! Where the first factors come from the weight (PiSSA, OLoRA), PEFT takes `s B₀ A₀` out of it. Our weights are never
+//! written: the adapter has twice the rank, `[B, -B₀] [A; A₀]`, of which the second half stays as it is.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +12,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
-use crate::io::{AdapterFile, LoraConfig, Matrix as HostMatrix, ModuleNames, is_end};
+use crate::io::{AdapterFile, InitLoraWeights, LoraConfig, Matrix as HostMatrix, ModuleNames, is_end};
+use crate::kernels::adamw::Rate;
+use crate::kernels::dropout::Dropout;
 use crate::kernels::segments::{Layout, Segments};
 use crate::kernels::stride;
 use crate::{Error, Result};
@@ -65,19 +70,19 @@ struct Group {
 
 impl Group {
     /// Floats of the arena that are the rows of a module's factors, as (first float, length), in the order of the rows:
-    /// A `[r, in]`, or B `[out, r]`, in places for a rank of `max_rank`.
-    fn rows(&self, index: usize, factor: Factor, max_rank: usize) -> Vec<(usize, usize)> {
+    /// A `[r, in]`, or B `[out, r]`, in the `places` from `first` on.
+    fn rows(&self, index: usize, factor: Factor, first: usize, places: usize) -> Vec<(usize, usize)> {
         let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
         let ModuleShape { in_features, out_features, .. } = self.modules[index];
         let (slot, r) = self.slots[index].expect("only adapted modules have factors");
         match factor {
             Factor::A => {
-                let row = |row: usize| ((slot * stride(max_rank) + row) * stride(in_features), in_features);
+                let row = |row: usize| ((slot * stride(places) + first + row) * stride(in_features), in_features);
                 (0..r).map(|at| (self.start as usize / 4 + row(at).0, row(at).1)).collect()
             }
             Factor::B => {
                 let start = (self.start + self.b_start) as usize / 4;
-                let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(max_rank), r);
+                let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(places) + first, r);
                 (0..out_features).map(row).collect()
             }
         }
@@ -104,6 +109,14 @@ impl Factor {
             Self::B => "lora_B",
         }
     }
+
+    /// Of the first factors, where their product is to be subtracted.
+    fn sign_taken_off(self) -> f32 {
+        match self {
+            Self::A => 1.0,
+            Self::B => -1.0,
+        }
+    }
 }
 
 /// LoRA factors on the GPU.
@@ -113,8 +126,13 @@ pub struct Adapter {
     groups: Vec<Group>,
     /// The largest rank of all: there is room for as much in every module.
     max_rank: usize,
+    /// Where there are first factors to be taken off again, the place in a module's rank at which these begin.
+    initial_at: Option<usize>,
     params: Buffer,
 }
+
+/// First factors by name, as [`AdapterFile::tensors`] has them.
+pub type InitialFactors = BTreeMap<String, HostMatrix>;
 
 /// The factors of a group of linears as a recording sees them.
 #[derive(Debug, Clone)]
@@ -131,6 +149,10 @@ pub struct LoraFactors {
     pub b_start: u64,
     /// Columns of B that there is room for.
     pub r: usize,
+    /// How many of these are trained.
+    pub trained: usize,
+    /// On the input, while training.
+    pub dropout: Option<Dropout>,
     /// `lora_alpha / r` or its rsLoRA form, of the first adapted module.
     pub scaling: f32,
 }
@@ -155,16 +177,22 @@ impl AdapterView {
 }
 
 impl Adapter {
-    /// A fresh adapter on the modules that `config.target_modules` names: A uniform in ±1/√in (PEFT's
-    /// `kaiming_uniform_(a=√5)`), B zero, the same for the same seed.
+    /// A fresh adapter on the modules that `config.target_modules` names, the same for the same seed: B zero, and A uniform
+    /// in ±1/√in (PEFT's `kaiming_uniform_(a=√5)`) or normal. One that begins from the weights only gets its memory here, and
+    /// its numbers from [`Self::set_initial`].
     pub fn new(gpu: &Gpu, config: LoraConfig, groups: &[ModuleGroup], seed: u64) -> Result<Self> {
         let adapter = Self::allocate(gpu, config, groups)?;
-        if gpu.is_paper() {
+        let init = adapter.config.init_lora_weights;
+        if gpu.is_paper() || init.is_of_weight() {
             return Ok(adapter);
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for group in &adapter.groups {
             let draw = |module: &ModuleShape, r: usize, factor: Factor| match factor {
+                Factor::A if init == InitLoraWeights::Gaussian => {
+                    let n = r * module.in_features;
+                    Some((0..n).map(|_| (normal(&mut rng) / r as f64) as f32).collect())
+                }
                 Factor::A => {
                     let bound = 1.0 / (module.in_features as f32).sqrt();
                     let n = r * module.in_features;
@@ -175,6 +203,15 @@ impl Adapter {
             adapter.write(gpu, group, draw);
         }
         Ok(adapter)
+    }
+
+    /// Begins with these factors, which the weights are taken to be without from here on.
+    pub fn set_initial(&self, gpu: &Gpu, initial: &InitialFactors) {
+        for group in &self.groups {
+            self.write(gpu, group, |module, _, factor| {
+                initial.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
+            });
+        }
     }
 
     /// An adapter made elsewhere, for a model with these modules.
@@ -272,6 +309,22 @@ impl Adapter {
         if max_rank > MAX_RANK {
             return Err(setting("rank_pattern", max_rank.to_string(), format!("1 to {MAX_RANK}")));
         }
+        let init = config.init_lora_weights;
+        if init.is_of_weight() {
+            // What is handed out has twice the rank.
+            let room = |module: &ModuleShape| module.in_features.min(module.out_features).min(MAX_RANK / 2);
+            let adapted = groups.iter().zip(&ranks).flat_map(|(group, ranks)| group.modules.iter().zip(ranks));
+            let too_high = adapted.filter(|(module, rank)| rank.is_some_and(|(r, _)| r > room(module))).next();
+            if let Some((module, _)) = too_high {
+                let allowed = format!("at most {} for {} with {}", room(module), module.name, init.name());
+                return Err(setting("r", max_rank.to_string(), allowed));
+            }
+        }
+        if !(0.0..1.0).contains(&config.lora_dropout) {
+            return Err(setting("lora_dropout", config.lora_dropout.to_string(), "0 up to but not including 1".into()));
+        }
+        let initial_at = init.is_of_weight().then(|| stride(max_rank));
+        let places = initial_at.unwrap_or(0) + max_rank;
         let mut arena_bytes = 0u64;
         let mut adapted_groups = vec![];
         for (ModuleGroup { modules, layout }, ranks) in groups.iter().zip(ranks) {
@@ -282,49 +335,80 @@ impl Adapter {
             let mut n_slots = 0..;
             let slots = ranks.iter().map(|rank| rank.and_then(|(r, _)| Some((n_slots.next()?, r)))).collect();
             let widths: Vec<usize> = modules.iter().map(|module| module.out_features).collect();
-            let segments = Segments::new(*layout, &widths, &adapted, max_rank).with_factors(&factors);
+            let segments = Segments::new(*layout, &widths, &adapted, places).with_factors(&factors);
             let a_bytes = (segments.rank() * stride(modules[0].in_features) * 4) as u64;
             let b_start = a_bytes.next_multiple_of(ALIGN_BYTES);
-            let end = arena_bytes + b_start + (layout.width(&widths) * stride(max_rank) * 4) as u64;
+            let end = arena_bytes + b_start + (layout.width(&widths) * stride(places) * 4) as u64;
             let (modules, layout) = (modules.clone(), *layout);
             adapted_groups.push(Group { modules, layout, slots, scaling, start: arena_bytes, b_start, end, segments });
             arena_bytes = end.next_multiple_of(ALIGN_BYTES);
         }
         let params = Buffer::storage(gpu, "adapter", arena_bytes)?;
-        Ok(Self { config, groups: adapted_groups, max_rank, params })
+        Ok(Self { config, groups: adapted_groups, max_rank, initial_at, params })
     }
 
-    /// Writes a group's factors, row-major without pads, or zeros where there are none.
+    /// Places in the rank of a module.
+    fn places(&self) -> usize {
+        self.initial_at.unwrap_or(0) + self.max_rank
+    }
+
+    /// Writes a group's factors, row-major without pads, or zeros where there are none; and the same as its first ones,
+    /// where it has these, with B negative.
     fn write(&self, gpu: &Gpu, group: &Group, mut values: impl FnMut(&ModuleShape, usize, Factor) -> Option<Vec<f32>>) {
         let first = group.start as usize / 4;
         let mut image = vec![0f32; (group.end - group.start) as usize / 4];
         for (index, module, r) in group.adapted() {
             for factor in [Factor::A, Factor::B] {
                 let Some(values) = values(module, r, factor) else { continue };
-                let mut values = values.as_slice();
-                for (at, length) in group.rows(index, factor, self.max_rank) {
-                    let (row, rest) = values.split_at(length);
-                    image[at - first..][..length].copy_from_slice(row);
-                    values = rest;
+                let signs = [(0, 1.0)].into_iter().chain(self.initial_at.map(|at| (at, factor.sign_taken_off())));
+                for (place, sign) in signs {
+                    let mut values = values.iter();
+                    for (at, length) in group.rows(index, factor, place, self.places()) {
+                        let row = image[at - first..][..length].iter_mut();
+                        row.zip(&mut values).for_each(|(to, value)| *to = sign * value);
+                    }
                 }
             }
         }
         self.params.write(gpu, group.start, bytemuck::cast_slice(&image));
     }
 
-    /// The factors as they are now, under PEFT's names.
+    /// The factors as they are now, under PEFT's names: a plain adapter, whose rank is twice that of one that began from the
+    /// weights.
     pub async fn to_file(&self, gpu: &Gpu) -> Result<AdapterFile> {
-        let tensors = self.unpack(&self.params.read(gpu).await?);
-        Ok(AdapterFile { config: self.config.clone(), tensors })
+        let arena = self.params.read(gpu).await?;
+        let trained = self.unpack(&arena);
+        let Some(initial_at) = self.initial_at else {
+            return Ok(AdapterFile { config: self.config.clone(), tensors: trained });
+        };
+        let mut tensors = self.unpack_from(&arena, initial_at);
+        for (name, matrix) in &mut tensors {
+            let trained = &trained[name];
+            if name.ends_with(Factor::A.name()) {
+                matrix.data.splice(0..0, trained.data.iter().copied());
+                matrix.rows *= 2;
+            } else {
+                let rows = trained.data.chunks(trained.cols).zip(matrix.data.chunks(matrix.cols));
+                matrix.data = rows.flat_map(|(trained, initial)| [trained, initial].concat()).collect();
+                matrix.cols *= 2;
+            }
+        }
+        Ok(AdapterFile { config: self.config.doubled(), tensors })
     }
 
-    /// Reads an arena (factors, gradients) as matrices by name, `model.layers.0.self_attn.q_proj.lora_A`.
+    /// Reads what is trained of an arena (factors, gradients) as matrices by name,
+    /// `model.layers.0.self_attn.q_proj.lora_A`.
     pub fn unpack(&self, arena: &[u8]) -> BTreeMap<String, HostMatrix> {
+        self.unpack_from(arena, 0)
+    }
+
+    /// Those whose rank begins at a place.
+    fn unpack_from(&self, arena: &[u8], first: usize) -> BTreeMap<String, HostMatrix> {
         let mut tensors = BTreeMap::new();
         for group in &self.groups {
             for (index, module, _) in group.adapted() {
                 for factor in [Factor::A, Factor::B] {
-                    let rows = group.rows(index, factor, self.max_rank);
+                    let rows = group.rows(index, factor, first, self.places());
                     let (n, cols) = (rows.len(), rows.first().map_or(0, |row| row.1));
                     let row = |(at, length): (usize, usize)| arena[at * 4..(at + length) * 4].chunks_exact(4);
                     let data = rows.into_iter().flat_map(row);
@@ -361,10 +445,32 @@ impl Adapter {
         self.groups.iter().map(|group| group.start + group.b_start..group.end)
     }
 
+    /// Which learning rate every vec4 of the arena has, where some of them are not to change: those of Bs one of their own
+    /// with `loraplus`.
+    pub(crate) fn rates(&self, loraplus: bool) -> Option<Vec<Rate>> {
+        let initial_at = self.initial_at?;
+        let mut rates = vec![Rate::One; (self.params.size_bytes() / 16) as usize];
+        if loraplus {
+            self.b_ranges().for_each(|range| rates[range.start as usize / 16..range.end as usize / 16].fill(Rate::OfB));
+        }
+        for group in &self.groups {
+            for (index, _, _) in group.adapted() {
+                for factor in [Factor::A, Factor::B] {
+                    for (at, length) in group.rows(index, factor, initial_at, self.places()) {
+                        rates[at / 4..(at + length).div_ceil(4)].fill(Rate::None);
+                    }
+                }
+            }
+        }
+        Some(rates)
+    }
+
     /// The factors in a recording, with gradients in an arena of the same layout where there is one.
     pub fn view(&self, rec: &mut Recording, grads: Option<&Buffer>) -> AdapterView {
         let params = rec.external(&self.params);
-        let factors = self.groups.iter().map(|group| {
+        // Dropout is for training.
+        let p = Some(self.config.lora_dropout).filter(|&p| p > 0.0 && grads.is_some());
+        let factors = self.groups.iter().zip(0..).map(|(group, stream)| {
             let whole = params.range(group.start..group.end);
             let a_bytes = (group.segments.rank() * stride(group.modules[0].in_features) * 4) as u64;
             let factors = LoraFactors {
@@ -373,13 +479,21 @@ impl Adapter {
                 segments: group.segments,
                 range: group.start..group.end,
                 b_start: group.b_start,
-                r: self.max_rank,
+                r: self.places(),
+                trained: self.max_rank,
+                dropout: p.map(|p| Dropout { p, stream }),
                 scaling: group.scaling,
             };
             (group.modules[0].name.clone(), factors)
         });
         AdapterView { factors: factors.collect(), grads: grads.map(|grads| rec.external(grads)) }
     }
+}
+
+/// A number of mean 0 and standard deviation 1 (Box and Muller, 1958).
+pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 /// `W + scaling · B A`, the weight that needs no adapter: W and the result `[out, in]`, sums in f64.

@@ -78,6 +78,7 @@ impl OptimStep {
             label_smoothing: self.label_smoothing_factor as f32,
             neftune_noise_alpha: self.neftune_noise_alpha as f32,
             random_key: [random[0], random[1]],
+            dropout: 1,
             ..Default::default()
         }
     }
@@ -325,7 +326,7 @@ impl Trainer {
         Ok(Profile::new(self.gpu.info(), tokens, &times))
     }
 
-    /// Mean loss of `passes`, neither noisy nor smoothed, and its gradients as an arena ([`Adapter::unpack`] reads it),
+    /// Mean loss of `passes`, neither noisy nor smoothed nor with dropout, and its gradients as an arena ([`Adapter::unpack`] reads it),
     /// without an update.
     pub async fn gradients(&self, passes: &[Pass]) -> Result<(f32, Vec<u8>)> {
         let step = Step { loss_scale: loss_scale(passes), ..Default::default() };

@@ -138,12 +138,12 @@ impl Engine {
         self.engine.clear_dataset();
     }
 
-    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `targetModules`, `excludeModules`, `layersToTransform`,
-    /// `rankPattern`, `alphaPattern`, `seed`.
+    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `initLoraWeights`, `loraDropout`, `targetModules`,
+    /// `excludeModules`, `layersToTransform`, `rankPattern`, `alphaPattern`, `seed`.
     #[wasm_bindgen(js_name = newAdapter)]
-    pub fn new_adapter(&mut self, options: JsValue) -> JsResult<JsValue> {
+    pub async fn new_adapter(&mut self, options: JsValue) -> JsResult<JsValue> {
         let options: LoraOptions = from_js("options", options)?;
-        to_js(&self.engine.new_adapter(options).map_err(to_js_error)?)
+        to_js(&self.engine.new_adapter(options).await.map_err(to_js_error)?)
     }
 
     /// An adapter from the bytes of its two files.

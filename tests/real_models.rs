@@ -85,7 +85,7 @@ mod native {
             assert_eq!(engine.allocated_bytes(), 0);
 
             engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
-            engine.new_adapter(LoraOptions::default()).unwrap();
+            engine.new_adapter(LoraOptions::default()).await.unwrap();
             engine.load_dataset("one.jsonl", br#"{"text": "sea and ship"}"#, None).unwrap();
             let options = TrainOptions { tokens_per_pass: Some(128), ..Default::default() };
             let plan = engine.start_training(options, &mut |_| ()).await.unwrap();

@@ -16,7 +16,7 @@ wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 async fn started(options: TrainOptions) -> Engine {
     let mut engine = engine().await;
     engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).unwrap();
+    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).await.unwrap();
     engine.start_training(options, &mut |_| ()).await.unwrap();
     engine
 }
@@ -81,7 +81,7 @@ engine_test!(another_runs_state_is_refused, async {
     longer.start_training(options(3), &mut |_| ()).await.unwrap();
     other(longer.load_state(&state).await, "examples");
     longer.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-    longer.new_adapter(LoraOptions { r: 4, ..Default::default() }).unwrap();
+    longer.new_adapter(LoraOptions { r: 4, ..Default::default() }).await.unwrap();
     longer.start_training(options(3), &mut |_| ()).await.unwrap();
     other(longer.load_state(&state).await, "adapter");
     assert_eq!(engine.load_state(&state[..state.len() / 2]).await.unwrap_err().code(), "bad_file");

@@ -25,7 +25,7 @@ engine_test!(a_run_learns_its_examples_and_comes_back_from_its_files, async {
     let mut engine = engine().await;
     let report = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
     assert_eq!((report.examples, report.errors.len()), (4, 0));
-    engine.new_adapter(LoraOptions::default()).unwrap();
+    engine.new_adapter(LoraOptions::default()).await.unwrap();
     let base = answer(&mut engine, 0.0, 0.0).await;
     assert_eq!(answer(&mut engine, 1.0, 0.0).await, base, "B is zero before training");
     let losses = train(&mut engine, options(40)).await;
@@ -37,7 +37,7 @@ engine_test!(a_run_learns_its_examples_and_comes_back_from_its_files, async {
     assert_eq!(answer(&mut engine, 1.0, 1.0).await, answer(&mut engine, 1.0, 1.0).await, "one seed, one sample");
 
     let (config, weights) = engine.save_adapter().await.unwrap();
-    engine.new_adapter(LoraOptions::default()).unwrap();
+    engine.new_adapter(LoraOptions::default()).await.unwrap();
     engine.load_adapter(&config, &weights).unwrap();
     assert_eq!(answer(&mut engine, 1.0, 0.0).await, tuned);
     assert_eq!(engine.save_adapter().await.unwrap().1, weights, "what is read back is what was written");
@@ -72,7 +72,7 @@ engine_test!(one_seed_gives_the_same_bytes, async {
     for seed in [5, 5, 6] {
         let mut engine = engine().await;
         engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-        engine.new_adapter(LoraOptions { seed, r: 3, use_rslora: true, ..Default::default() }).unwrap();
+        engine.new_adapter(LoraOptions { seed, r: 3, use_rslora: true, ..Default::default() }).await.unwrap();
         train(&mut engine, TrainOptions { seed, ..options(6) }).await;
         files.push(engine.save_adapter().await.unwrap());
     }
@@ -116,7 +116,7 @@ engine_test!(batches_accumulated_are_one_large_batch, async {
     engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
     let mut runs = vec![];
     for (batch_size, gradient_accumulation_steps) in [(4, 1), (2, 2), (1, 4)] {
-        engine.new_adapter(LoraOptions::default()).unwrap();
+        engine.new_adapter(LoraOptions::default()).await.unwrap();
         let batches = TrainOptions { batch_size, gradient_accumulation_steps, ..options(5) };
         let losses = train(&mut engine, TrainOptions { tokens_per_pass: Some(64), ..batches }).await;
         runs.push((losses, engine.save_adapter().await.unwrap().1));
@@ -129,7 +129,7 @@ engine_test!(a_batch_is_the_mean_over_its_tokens_however_it_is_packed, async {
     let longest = engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap().longest;
     let mut finals = vec![];
     for tokens_per_pass in [None, Some(longest)] {
-        engine.new_adapter(LoraOptions::default()).unwrap();
+        engine.new_adapter(LoraOptions::default()).await.unwrap();
         let losses = train(&mut engine, TrainOptions { batch_size: 4, tokens_per_pass, ..options(5) }).await;
         finals.push(losses);
     }
@@ -173,7 +173,7 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
 
         engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-        engine.new_adapter(LoraOptions { r, target_modules, ..Default::default() }).unwrap();
+        engine.new_adapter(LoraOptions { r, target_modules, ..Default::default() }).await.unwrap();
         let options = TrainOptions { tokens_per_pass: Some(tokens), ..run.clone() };
         let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
         assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));
@@ -208,7 +208,7 @@ engine_test!(only_what_is_adapted_is_trained, async {
     engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
     for names in [vec!["down_proj"], vec!["q_proj"], vec!["gate_proj", "o_proj"], vec!["v_proj", "up_proj"]] {
         let target_modules = targets(&names);
-        engine.new_adapter(LoraOptions { target_modules, ..Default::default() }).unwrap();
+        engine.new_adapter(LoraOptions { target_modules, ..Default::default() }).await.unwrap();
         let losses = train(&mut engine, options(20)).await;
         assert!(losses[19] < losses[0], "{names:?}: {losses:?}");
         let (config, weights) = engine.save_adapter().await.unwrap();
@@ -223,7 +223,7 @@ engine_test!(what_cannot_be_done_is_said, async {
     let mut empty = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
     let not_ready = |result: Result<(), Error>| assert_eq!(result.unwrap_err().code(), "not_ready");
     not_ready(empty.load_dataset("d", DATA.as_bytes(), None).map(drop));
-    not_ready(empty.new_adapter(LoraOptions::default()).map(drop));
+    not_ready(empty.new_adapter(LoraOptions::default()).await.map(drop));
     not_ready(empty.start_training(options(1), &mut |_| ()).await.map(drop));
     not_ready(empty.train_step().await.map(drop));
     not_ready(empty.profile().await.map(drop));
@@ -235,12 +235,15 @@ engine_test!(what_cannot_be_done_is_said, async {
         other => panic!("{expected}: {other:?}"),
     };
     let lora = LoraOptions::default;
-    setting(engine.new_adapter(LoraOptions { r: 0, ..lora() }).map(drop), "r");
-    setting(engine.new_adapter(LoraOptions { r: 1 << 20, ..lora() }).map(drop), "r");
-    setting(engine.new_adapter(LoraOptions { lora_alpha: f32::NAN, ..lora() }).map(drop), "lora_alpha");
-    setting(engine.new_adapter(LoraOptions { target_modules: targets(&[]), ..lora() }).map(drop), "target_modules");
+    setting(engine.new_adapter(LoraOptions { r: 0, ..lora() }).await.map(drop), "r");
+    setting(engine.new_adapter(LoraOptions { r: 1 << 20, ..lora() }).await.map(drop), "r");
+    setting(engine.new_adapter(LoraOptions { lora_alpha: f32::NAN, ..lora() }).await.map(drop), "lora_alpha");
+    setting(
+        engine.new_adapter(LoraOptions { target_modules: targets(&[]), ..lora() }).await.map(drop),
+        "target_modules",
+    );
     let unknown = targets(&["c_attn"]);
-    setting(engine.new_adapter(LoraOptions { target_modules: unknown, ..lora() }).map(drop), "target_modules");
+    setting(engine.new_adapter(LoraOptions { target_modules: unknown, ..lora() }).await.map(drop), "target_modules");
     setting(engine.load_dataset("d", DATA.as_bytes(), Some(1)).map(drop), "maxLength");
     engine.load_dataset("d", DATA.as_bytes(), None).unwrap();
     setting(

@@ -12,10 +12,11 @@ fn group_INDEX(workgroup: u32, local_index: u32) {
     if (workgroup < group.da_workgroups) {
         // Eight rows of dA, and a thread for eight of its columns.
         let column4 = 2u * (workgroup % group.da_across * WORKGROUP + local_index);
-        if (column4 >= group.x_stride4) {
+        let row8 = workgroup / group.da_across;
+        if (column4 >= group.x_stride4 || row8 % (params.rank4 / 2u) >= params.trained8) {
             return;
         }
-        let row4 = 2u * (workgroup / group.da_across);
+        let row4 = 2u * row8;
         var a_at = group.xa_at4 + row4;
         var b_at = column4;
         for (var t = 0u; t < n; t += 1u) {
@@ -32,7 +33,7 @@ fn group_INDEX(workgroup: u32, local_index: u32) {
     let at = workgroup - group.da_workgroups;
     let y_column4 = 2u * (at % group.db_across * WORKGROUP + local_index);
     let column4 = 2u * (at / group.db_across);
-    if (y_column4 >= group.dy_stride4) {
+    if (y_column4 >= group.dy_stride4 || column4 >= 2u * params.trained8) {
         return;
     }
     let slot_lo = slot_of_INDEX(4u * y_column4);

@@ -27,6 +27,8 @@ struct Step {
     random_key1: u32,
     // Rows of this optimiser step that earlier passes had.
     first_row: u32,
+    // 1 where LoRA's dropout is at work.
+    dropout: u32,
 }
 @group(0) @binding(0) var<uniform> step: Step;
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::kinds;
 use crate::data::{DataMapping, Format};
-use crate::io::{LoraConfig, Message, ModuleNames, Quantization};
+use crate::io::{InitLoraWeights, LoraConfig, Message, ModuleNames, Quantization};
 use crate::lora::ModuleGroup;
 use crate::model::Config;
 use crate::train::{Loss, Optim, Recorded, TrainOptions};
@@ -47,6 +47,11 @@ pub struct LoraOptions {
     pub lora_alpha: f32,
     /// Scaling is `lora_alpha / sqrt(r)`.
     pub use_rslora: bool,
+    /// How it begins: `default`, `gaussian`, `pissa`, `pissa_niter_16` (or another number of rounds) or `olora`.
+    pub init_lora_weights: String,
+    /// Probability that an input of the low-rank branch is dropped in training, from 0 to below 1. Linears that read the same
+    /// input drop the same of it.
+    pub lora_dropout: f64,
     /// Names of linears, or a pattern; all that there are where not given, or where it is `all-linear`.
     pub target_modules: Option<ModuleNames>,
     /// Those of them that are left alone.
@@ -67,6 +72,8 @@ impl Default for LoraOptions {
             r: 8,
             lora_alpha: 16.0,
             use_rslora: false,
+            init_lora_weights: "default".into(),
+            lora_dropout: 0.0,
             target_modules: None,
             exclude_modules: None,
             layers_to_transform: None,
@@ -85,10 +92,17 @@ impl LoraOptions {
             Some(ModuleNames::Pattern(all)) if all == "all-linear" => ModuleNames::Names(kinds(groups)),
             Some(modules) => modules,
         };
+        let init_lora_weights = InitLoraWeights::named(&self.init_lora_weights).ok_or_else(|| Error::BadSetting {
+            name: "initLoraWeights".into(),
+            value: self.init_lora_weights.clone(),
+            allowed: "default, gaussian, pissa, pissa_niter_ with a number of rounds up to 100, or olora".into(),
+        })?;
         Ok(LoraConfig {
             r: self.r,
             lora_alpha: self.lora_alpha,
             use_rslora: self.use_rslora,
+            init_lora_weights,
+            lora_dropout: self.lora_dropout,
             target_modules,
             exclude_modules: self.exclude_modules,
             layers_to_transform: self.layers_to_transform,

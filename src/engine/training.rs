@@ -27,7 +27,7 @@ impl Engine {
             return not_ready("hold examples out first, to evaluate on: evalShare or evalData of the examples");
         }
         if self.adapter.is_none() {
-            self.new_adapter(LoraOptions::default())?;
+            self.new_adapter(LoraOptions::default()).await?;
         }
         let (Some(model), Some(dataset), Some((adapter, _))) = (&self.model, &self.dataset, &self.adapter) else {
             return not_ready("load a model first");

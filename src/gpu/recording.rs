@@ -49,6 +49,8 @@ pub struct Step {
     pub random_key: [u32; 2],
     /// Rows of this optimiser step that earlier passes had.
     pub first_row: u32,
+    /// 1 where LoRA's dropout is at work, where it is recorded.
+    pub dropout: u32,
 }
 
 /// Which rows a kernel works on; `struct Rows` of `shaders/shared/step.wgsl`.

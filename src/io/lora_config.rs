@@ -67,6 +67,56 @@ fn matches(start: &str, pattern: &str, path: &str) -> Result<bool> {
         .map_err(|error| bad_config(format!("the pattern '{pattern}' cannot be used: {error}")))
 }
 
+/// How an adapter begins: peft's `init_lora_weights`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InitLoraWeights {
+    /// A Kaiming-uniform, B zero.
+    #[default]
+    Default,
+    /// A normal with a standard deviation of 1 / r, B zero.
+    Gaussian,
+    /// The largest singular values of the weight, which keeps the rest (PiSSA, arXiv 2404.02948).
+    Pissa,
+    /// The same by so many rounds of a randomised method.
+    PissaNiter(usize),
+    /// The first columns of the weight's QR decomposition, likewise (OLoRA, arXiv 2406.01775).
+    Olora,
+}
+
+impl InitLoraWeights {
+    /// What peft calls it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Default => "default".into(),
+            Self::Gaussian => "gaussian".into(),
+            Self::Pissa => "pissa".into(),
+            Self::PissaNiter(n) => format!("pissa_niter_{n}"),
+            Self::Olora => "olora".into(),
+        }
+    }
+
+    /// The one that peft calls so.
+    pub fn named(name: &str) -> Option<Self> {
+        let rounds = || name.strip_prefix("pissa_niter_")?.parse().ok().filter(|rounds| *rounds <= 100);
+        match name {
+            "default" => Some(Self::Default),
+            "gaussian" => Some(Self::Gaussian),
+            "pissa" => Some(Self::Pissa),
+            "olora" => Some(Self::Olora),
+            _ => rounds().map(Self::PissaNiter),
+        }
+    }
+
+    /// True where the first factors are made of the weight and taken out of it: what is trained is the difference to them.
+    pub fn is_of_weight(self) -> bool {
+        matches!(self, Self::Pissa | Self::PissaNiter(_) | Self::Olora)
+    }
+
+    fn to_json(self) -> Value {
+        if self == Self::Default { json!(true) } else { json!(self.name()) }
+    }
+}
+
 /// What peft's `LoraConfig` says that matters to us.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
@@ -76,6 +126,10 @@ pub struct LoraConfig {
     pub lora_alpha: f32,
     /// Divide by the square root of the rank instead.
     pub use_rslora: bool,
+    /// How it begins.
+    pub init_lora_weights: InitLoraWeights,
+    /// Probability that an input of the low-rank branch is dropped in training.
+    pub lora_dropout: f64,
     /// The adapted modules.
     pub target_modules: ModuleNames,
     /// Those of them that are not.
@@ -99,6 +153,8 @@ impl LoraConfig {
             r,
             lora_alpha,
             use_rslora: false,
+            init_lora_weights: InitLoraWeights::Default,
+            lora_dropout: 0.0,
             target_modules: ModuleNames::Names(target_modules),
             exclude_modules: None,
             layers_to_transform: None,
@@ -123,6 +179,20 @@ impl LoraConfig {
         Ok(Some((r, alpha / divisor)))
     }
 
+    /// That of the plain adapter of twice the rank which says what one that began from the weights has become: as peft's
+    /// `path_initial_model_for_weight_conversion`. All scalings stay.
+    pub(crate) fn doubled(&self) -> Self {
+        let alpha = |alpha: f32| if self.use_rslora { alpha * 2f32.sqrt() } else { 2.0 * alpha };
+        Self {
+            r: 2 * self.r,
+            lora_alpha: alpha(self.lora_alpha),
+            rank_pattern: self.rank_pattern.iter().map(|(name, r)| (name.clone(), 2 * r)).collect(),
+            alpha_pattern: self.alpha_pattern.iter().map(|(name, of)| (name.clone(), alpha(*of))).collect(),
+            init_lora_weights: InitLoraWeights::Default,
+            ..self.clone()
+        }
+    }
+
     /// Reads the file. What a list of modules is to be where the file says `all-linear` is for the caller to know.
     pub(super) fn parse(config: &[u8], all_linear: impl FnOnce() -> Vec<String>) -> Result<Self> {
         let fields: Map<String, Value> =
@@ -139,6 +209,11 @@ impl LoraConfig {
             r,
             lora_alpha: lora_alpha.ok_or_else(|| bad_config("'lora_alpha' is not a number"))?,
             use_rslora: fields.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            init_lora_weights: fields
+                .get("init_lora_weights")
+                .and_then(|init| InitLoraWeights::named(init.as_str()?))
+                .unwrap_or_default(),
+            lora_dropout: dropout(&fields)?,
             target_modules,
             exclude_modules: modules(&fields, "exclude_modules")?,
             layers_to_transform: layers(&fields)?,
@@ -181,7 +256,7 @@ impl LoraConfig {
             "exclude_modules": self.exclude_modules,
             "fan_in_fan_out": self.fan_in_fan_out,
             "inference_mode": true,
-            "init_lora_weights": true,
+            "init_lora_weights": self.init_lora_weights.to_json(),
             "kasa_config": null,
             "layer_replication": null,
             "layers_pattern": null,
@@ -189,7 +264,7 @@ impl LoraConfig {
             "loftq_config": {},
             "lora_alpha": whole(self.lora_alpha),
             "lora_bias": false,
-            "lora_dropout": 0.0,
+            "lora_dropout": self.lora_dropout,
             "lora_ga_config": null,
             "megatron_config": null,
             "megatron_core": "megatron.core",
@@ -304,6 +379,11 @@ fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn dropout(fields: &Map<String, Value>) -> Result<f64> {
+    let p = fields.get("lora_dropout").map_or(Some(0.0), Value::as_f64);
+    p.filter(|p| (0.0..1.0).contains(p)).ok_or_else(|| bad_config("'lora_dropout' is not a number from 0 to below 1"))
 }
 
 fn rank(value: &Value) -> Option<usize> {

@@ -26,6 +26,25 @@ pub enum Rates {
     /// Those of every B `step.learning_rate_b`, and all others that one (LoRA+, arXiv 2402.12354). The slice, `array<u32>`,
     /// has a bit for every [`RATE_BLOCK_BYTES`] of parameters, the lowest bits first: 1 for B.
     OfB(Slice),
+    /// A [`Rate`] for every vec4, as [`rate_codes`] packs them.
+    Each(Slice),
+}
+
+/// The learning rate of four neighbouring parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rate {
+    /// `step.learning_rate`.
+    One = 0,
+    /// `step.learning_rate_b`.
+    OfB = 1,
+    /// None: they stay as they are.
+    None = 2,
+}
+
+/// Two bits for every rate, `array<u32>`, the lowest first.
+pub fn rate_codes(rates: &[Rate]) -> Vec<u32> {
+    let pack = |rates: &[Rate]| rates.iter().rev().fold(0, |codes, &rate| codes << 2 | rate as u32);
+    rates.chunks(16).map(pack).collect()
 }
 
 /// Parameters have one learning rate in blocks of so many bytes.
@@ -36,6 +55,7 @@ impl Rates {
         match self {
             Self::One => include_str!("../../shaders/shared/rate_one.wgsl"),
             Self::OfB(_) => include_str!("../../shaders/shared/rate_of_b.wgsl"),
+            Self::Each(_) => include_str!("../../shaders/shared/rate_each.wgsl"),
         }
     }
 
@@ -43,6 +63,7 @@ impl Rates {
         match self {
             Self::One => None,
             Self::OfB(is_b) => Some(is_b),
+            Self::Each(codes) => Some(codes),
         }
     }
 }

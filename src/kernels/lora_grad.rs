@@ -56,7 +56,8 @@ struct GroupParams {
 struct LoraGradParams {
     rows: Rows,
     rank4: u32,
-    _pad: [u32; 3],
+    trained8: u32,
+    _pad: [u32; 2],
     groups: [GroupParams; 2],
 }
 
@@ -89,7 +90,7 @@ impl GroupParams {
 }
 
 /// Adds the gradients of one or two `groups` of linears to `grads`. `xa` and `dxa` are the buffers that hold those of all
-/// groups, laid out alike; `r` is the rank.
+/// groups, laid out alike; `r` is the rank, of which the first `trained` have gradients.
 pub fn lora_grad(
     rec: &mut Recording,
     label: &str,
@@ -97,6 +98,7 @@ pub fn lora_grad(
     xa: Slice,
     dxa: Slice,
     r: usize,
+    trained: usize,
     grads: Slice,
 ) {
     assert!((1..=2).contains(&groups.len()), "{label}: one or two groups");
@@ -106,7 +108,8 @@ pub fn lora_grad(
     let mut params = LoraGradParams {
         rows: Rows::TOKENS,
         rank4: stride(r) as u32 / 4,
-        _pad: [0; 3],
+        trained8: stride(trained) as u32 / 8,
+        _pad: [0; 2],
         groups: [GroupParams::new(&first, r, xa), GroupParams::default()],
     };
     if groups.len() == 2 {
@@ -145,9 +148,13 @@ mod tests {
     struct Spec(usize, &'static [usize], &'static [bool], Layout);
 
     fn case(n_tokens: usize, r: usize, specs: &[Spec]) -> Case {
+        partly_trained(n_tokens, r, r, specs)
+    }
+
+    fn partly_trained(n_tokens: usize, r: usize, trained: usize, specs: &[Spec]) -> Case {
         let step = Step { n_tokens: n_tokens as u32, ..Default::default() };
         let names: Vec<String> = specs.iter().map(|s| format!("{} to {:?} {:?} {:?}", s.0, s.1, s.2, s.3)).collect();
-        let mut case = Case::new(format!("{n_tokens} tokens, rank {r}: {}", names.join(" and ")), step);
+        let mut case = Case::new(format!("{n_tokens} tokens, rank {r}, {trained}: {}", names.join(" and ")), step);
         let segments: Vec<Segments> = specs.iter().map(|s| Segments::new(s.3, s.1, s.2, r)).collect();
         // Pad columns of the low-rank values are zero; rows past the last are what nothing may depend on.
         let low_rank = |columns: usize, seed: u64| -> Vec<f32> {
@@ -186,24 +193,27 @@ mod tests {
             let (in_stride, rank, dy_width) = (stride(spec.0), segments.rank(), spec.3.width(spec.1));
             let b_at = at + (rank * in_stride).next_multiple_of(64);
             offsets.push((4 * at as u64, 4 * b_at as u64));
+            let is_trained = |i: usize| if i % stride(r) < stride(trained) { f64::from(SCALE) } else { 0.0 };
             let sum = |a: &[f32], a_columns: usize, i: usize, b: &[f32], b_columns: usize, j: usize| -> f64 {
                 let products = (0..n_tokens).map(|t| f64::from(a[t * a_columns + i]) * f64::from(b[t * b_columns + j]));
-                f64::from(SCALE) * products.sum::<f64>()
+                products.sum::<f64>()
             };
             for (i, j) in (0..rank).flat_map(|i| (0..in_stride).map(move |j| (i, j))) {
-                expected[at + i * in_stride + j] += sum(dxa, rank, i, x, in_stride, j);
+                expected[at + i * in_stride + j] += is_trained(i) * sum(dxa, rank, i, x, in_stride, j);
             }
             let slots = (0..spec.1.len()).filter(|&linear| spec.2[linear]);
             for (slot, linear) in slots.enumerate() {
                 for (row, i) in (0..spec.1[linear]).flat_map(|row| (0..stride(r)).map(move |i| (row, i))) {
                     let j = spec.3.column(spec.1, linear, row);
-                    expected[b_at + j * stride(r) + i] += sum(dy, dy_width, j, xa, rank, slot * stride(r) + i);
+                    let sum = sum(dy, dy_width, j, xa, rank, slot * stride(r) + i);
+                    expected[b_at + j * stride(r) + i] += is_trained(i) * sum;
                 }
                 // Pad columns of dy are zero in a real pass; here their rows of dB are left out of the comparison.
                 for row in spec.1[linear]..stride(spec.1[linear]) {
                     let j = spec.3.column(spec.1, linear, row);
                     for i in 0..stride(r) {
-                        expected[b_at + j * stride(r) + i] += sum(dy, dy_width, j, xa, rank, slot * stride(r) + i);
+                        let sum = sum(dy, dy_width, j, xa, rank, slot * stride(r) + i);
+                        expected[b_at + j * stride(r) + i] += is_trained(i) * sum;
                     }
                 }
             }
@@ -231,7 +241,7 @@ mod tests {
                 }
             };
             let groups: Vec<LoraGroup> = (0..parts.len()).map(group).collect();
-            lora_grad(rec, "grad", &groups, b[xa_at], b[dxa_at], r, b[grads_at]);
+            lora_grad(rec, "grad", &groups, b[xa_at], b[dxa_at], r, trained, b[grads_at]);
         });
         case.expect(grads_at, expected, Tolerance::sum(n_tokens, 1.5));
         case
@@ -249,6 +259,7 @@ mod tests {
             ),
             case(70, 8, &[Spec(72, &[300, 300], &[true, true], Interleaved), Spec(300, &[72], &[true], SideBySide)]),
             case(9, 20, &[Spec(40, &[77, 77], &[false, true], Interleaved)]),
+            partly_trained(21, 13, 5, &[Spec(60, &[60, 20], &[true, true], SideBySide)]),
             case(17, 16, &[Spec(576, &[576, 192, 192], &[true, true, true], SideBySide)]),
         ]
     );

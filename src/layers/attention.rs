@@ -135,6 +135,7 @@ impl Attention {
         xa: Option<LowRank>,
     ) -> AttentionSaved {
         let qkv = matrix(rec, "qkv", Rows::TOKENS, self.qkv_proj.width());
+        self.qkv_proj.project_dropped(rec, adapter, "qkv_proj", x, LowRank::part(xa, 0));
         self.qkv_proj.forward(rec, adapter, "qkv_proj", x, LowRank::part(xa, 0), qkv, Store::Replace);
         let [q, mut k, mut v] = self.columns(qkv);
         let table = rec.external(&rotation.table);

@@ -1,10 +1,12 @@
 //! Frozen linears that read one matrix, optionally with LoRA pairs: the only file that knows both.
 //!
 //! `y = x Wᵀ + s (x Aᵀ) Bᵀ` (arXiv 2106.09685). With `xa = x Aᵀ` and `dxa = dy B`:
-//! `dB += s dyᵀ xa`, `dA += s dxaᵀ x`, `dx = dy W + s dxa A`. Nothing of the size of W is formed.
+//! `dB += s dyᵀ xa`, `dA += s dxaᵀ x`, `dx = dy W + s dxa A`. Nothing of the size of W is formed. Under dropout, `xa` and
+//! dA are of `kept ⊙ x`, and `s dxa A` comes back to x through `kept` as well: one mask for all linears that read x.
 
-use super::Frozen;
+use super::{Frozen, matrix};
 use crate::gpu::{Buffer, Recording, Rows, Slice};
+use crate::kernels::dropout::{dropped, dropped_gradient, lora_project};
 use crate::kernels::lora_grad::{LoraGroup, lora_grad};
 use crate::kernels::matmul::{Store, Tail, lora_dxa, matmul, matmul_transposed};
 use crate::kernels::rms_norm::After;
@@ -56,17 +58,31 @@ impl Linear {
     /// `x Aᵀ` as a product of its own.
     pub fn project(&self, rec: &mut Recording, adapter: &AdapterView, label: &str, x: Matrix, xa: Option<Matrix>) {
         let Some((lora, xa)) = self.factors(adapter).zip(xa) else { return };
+        if lora.dropout.is_some() {
+            return self.project_dropped(rec, adapter, label, x, Some(xa));
+        }
         let a = Weight::f32(lora.a, xa.width, self.weight.cols());
         matmul(rec, &format!("{label}.lora_A"), Rows::TOKENS, x, &a, None, None, xa, Store::Replace);
     }
 
+    /// `x̃ Aᵀ` under dropout, which a norm does not know of; nothing without.
+    pub fn project_dropped(
+        &self,
+        rec: &mut Recording,
+        adapter: &AdapterView,
+        label: &str,
+        x: Matrix,
+        xa: Option<Matrix>,
+    ) {
+        let Some((lora, xa)) = self.factors(adapter).zip(xa) else { return };
+        let Some(dropout) = lora.dropout else { return };
+        lora_project(rec, &format!("{label}.lora_A"), dropout, x, lora.a, lora.segments, xa);
+    }
+
     /// What a norm whose result they read is to do with it.
     pub fn projection(&self, adapter: &AdapterView, xa: Option<Matrix>) -> After {
-        self.factors(adapter).zip(xa).map_or(After::Nothing, |(lora, xa)| After::Project {
-            a: lora.a,
-            xa,
-            segments: lora.segments,
-        })
+        let factors = self.factors(adapter).filter(|lora| lora.dropout.is_none());
+        factors.zip(xa).map_or(After::Nothing, |(lora, xa)| After::Project { a: lora.a, xa, segments: lora.segments })
     }
 
     /// `y` from `x` and `xa = x Aᵀ`.
@@ -117,7 +133,18 @@ impl Linear {
         dx: Matrix,
         store: Store,
     ) {
-        let mut tail = self.factors(adapter).zip(dxa).map(|(lora, dxa)| Tail {
+        let factors = self.factors(adapter).zip(dxa);
+        let dropped = factors.and_then(|(lora, dxa)| Some((lora, lora.dropout?, dxa)));
+        if let Some((lora, dropout, dxa)) = dropped {
+            // The first term of the sum, as what comes back through the mask cannot be part of one product.
+            let (rank, cols) = (dxa.width, self.weight.cols());
+            let branch = matrix(rec, "d_dropped", Rows::TOKENS, cols);
+            let a = Weight::f32(lora.a, rank, cols);
+            matmul_transposed(rec, &format!("{label}.dxa_A"), Rows::TOKENS, dxa, &a, None, branch, Store::Replace);
+            let apart = matches!(store, Store::GatedBackward { .. });
+            dropped_gradient(rec, &format!("{label}.dropout"), dropout, branch, lora.scaling, dx, apart);
+        }
+        let mut tail = factors.filter(|_| dropped.is_none()).map(|(lora, dxa)| Tail {
             x: dxa,
             w: lora.a,
             w_cols: self.weight.cols(),
@@ -126,7 +153,7 @@ impl Linear {
         });
         let weights = self.weight.weights(rec);
         for (index, weight) in weights.iter().enumerate() {
-            let store = store.term(index > 0, index + 1 == weights.len());
+            let store = store.term(index > 0 || dropped.is_some(), index + 1 == weights.len());
             matmul_transposed(rec, &format!("{label}.dx"), Rows::TOKENS, dy, weight, tail.take(), dx, store);
         }
     }
@@ -172,12 +199,20 @@ impl LowRank {
             let start = range.as_ref().map_or(lora.range.start, |range| range.start);
             range = Some(start..lora.range.end);
             shared = Some(lora);
+            let x = match lora.dropout {
+                Some(dropout) => {
+                    let copy = matrix(rec, "dropped", Rows::TOKENS, x.width);
+                    dropped(rec, &format!("{label}.dropout"), dropout, x, copy);
+                    copy
+                }
+                None => x,
+            };
             let [a_offset, b_offset] = [lora.range.start, lora.range.start + lora.b_start].map(|at| at - start);
             let (segments, scale) = (lora.segments, lora.scaling);
             groups.push(LoraGroup { x, dy, xa, dxa, segments, scale, a_offset, b_offset });
         }
         let (Some(range), Some(lora)) = (range, shared) else { return };
         let grads = adapter.grads().expect("a backward pass has somewhere to put gradients").range(range);
-        lora_grad(rec, label, &groups, xa.whole, dxa.whole, lora.r, grads);
+        lora_grad(rec, label, &groups, xa.whole, dxa.whole, lora.r, lora.trained, grads);
     }
 }

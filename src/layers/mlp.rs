@@ -53,6 +53,7 @@ impl Mlp {
         let gate_up = matrix(rec, "gate_up", Rows::TOKENS, self.gate_up_proj.width());
         let h = matrix(rec, "h", Rows::TOKENS, self.down_proj.weight.cols());
         let store = if self.is_gated() { Store::Gated(self.act, h) } else { Store::Activated(self.act, h) };
+        self.gate_up_proj.project_dropped(rec, adapter, "gate_up_proj", x, LowRank::part(xa, 0));
         self.gate_up_proj.forward(rec, adapter, "gate_up_proj", x, LowRank::part(xa, 0), gate_up, store);
         self.down_proj.project(rec, adapter, "down_proj", h, LowRank::part(xa, 1));
         MlpSaved { x, gate_up, h, xa }

@@ -221,7 +221,8 @@ impl Decoder {
         (hidden, saved)
     }
 
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
+    /// Its linears, in the order in which they run; those that read one matrix are one.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(|layer| {
             let (attn, mlp) = (&layer.self_attn, &layer.mlp);
             [&attn.qkv_proj, &attn.o_proj, &mlp.gate_up_proj, &mlp.down_proj]

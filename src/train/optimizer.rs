@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
-use crate::kernels::adamw::{Rates, adamw, rate_bits};
+use crate::kernels::adamw::{Rates, adamw, rate_bits, rate_codes};
 use crate::kernels::adamw_8bit::{Moments8bit, adamw_8bit, moments_bytes};
 use crate::kernels::grad_norm::grad_norm;
 use crate::lora::Adapter;
@@ -15,8 +15,8 @@ pub(super) struct Optimizer {
     pub(super) grads: Buffer,
     /// By PyTorch's names; [`Optim::AdamW8bit`] has `absmax` besides.
     pub(super) moments: Vec<Buffer>,
-    /// Which parameters are of Bs, where these have a learning rate of their own.
-    is_b: Option<Buffer>,
+    /// Which parameters have which learning rate, where it is not one for all.
+    rates: Option<(Buffer, fn(Slice) -> Rates)>,
 }
 
 impl Optimizer {
@@ -32,21 +32,31 @@ impl Optimizer {
             }
         };
         let moments = moments.into_iter().map(moment).collect::<Result<_>>()?;
-        let is_b = match recorded.loraplus {
-            true => {
-                let bits = rate_bits(arena_bytes, adapter.b_ranges());
-                let buffer = Buffer::storage(gpu, "is_b", bits.len() as u64 * 4)?;
-                buffer.write(gpu, 0, bytemuck::cast_slice(&bits));
-                Some(buffer)
-            }
-            false => None,
+        let rates: Option<(Vec<u32>, fn(Slice) -> Rates)> = match (adapter.rates(recorded.loraplus), recorded.loraplus)
+        {
+            (Some(rates), _) => Some((rate_codes(&rates), Rates::Each)),
+            (None, true) => Some((rate_bits(arena_bytes, adapter.b_ranges()), Rates::OfB)),
+            (None, false) => None,
         };
-        Ok(Self { optim: recorded.optim, grads, moments, is_b })
+        let rates = match rates {
+            Some((words, kind)) => {
+                let buffer = Buffer::storage(gpu, "rates", words.len() as u64 * 4)?;
+                buffer.write(gpu, 0, bytemuck::cast_slice(&words));
+                Some((buffer, kind))
+            }
+            None => None,
+        };
+        Ok(Self { optim: recorded.optim, grads, moments, rates })
     }
 
     /// Bytes of all of it.
     pub(super) fn size_bytes(&self) -> u64 {
-        [&self.grads].into_iter().chain(&self.moments).chain(&self.is_b).map(Buffer::size_bytes).sum()
+        [&self.grads]
+            .into_iter()
+            .chain(&self.moments)
+            .chain(self.rates.as_ref().map(|rates| &rates.0))
+            .map(Buffer::size_bytes)
+            .sum()
     }
 
     /// Appends the step over the gradients as they are, and what it leaves in `metrics`; clears the gradients.
@@ -54,7 +64,7 @@ impl Optimizer {
         let n = (params.size_bytes() / 4) as usize;
         let [params, grads] = [params, &self.grads].map(|buffer| rec.external(buffer));
         let moments: Vec<Slice> = self.moments.iter().map(|buffer| rec.external(buffer)).collect();
-        let rates = self.is_b.as_ref().map_or(Rates::One, |is_b| Rates::OfB(rec.external(is_b)));
+        let rates = self.rates.as_ref().map_or(Rates::One, |(buffer, kind)| kind(rec.external(buffer)));
         grad_norm(rec, "grad_norm", grads, n, metrics);
         match self.optim {
             Optim::AdamW => adamw(rec, "adamw", params, grads, moments[0], moments[1], n, metrics, rates),

@@ -35,7 +35,7 @@ mod native {
         println!("{}", json!({ "device": engine.device().name, "driver": engine.device().driver }));
         engine.load_model(&files, LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset("example.jsonl", &std::fs::read(folder.join("example.jsonl")).unwrap(), None).unwrap();
-        engine.new_adapter(LoraOptions { r: 8, lora_alpha: 16.0, ..Default::default() }).unwrap();
+        engine.new_adapter(LoraOptions { r: 8, lora_alpha: 16.0, ..Default::default() }).await.unwrap();
         let options = TrainOptions {
             steps: Some(steps.parse().unwrap()),
             batch_size: 1,
