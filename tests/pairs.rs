@@ -30,7 +30,7 @@ async fn with_pairs() -> Engine {
     let mut engine = engine().await;
     let report = engine.load_dataset("pairs.jsonl", PAIRS.as_bytes(), None).unwrap();
     assert_eq!((report.examples, report.preference_pairs, report.errors.len()), (4, 4, 0));
-    engine.new_adapter(LoraOptions::default()).unwrap();
+    engine.new_adapter(LoraOptions::default()).await.unwrap();
     engine
 }
 

@@ -159,7 +159,7 @@ async fn started_with_eval(options: TrainOptions) -> Engine {
     engine.load_dataset("data.jsonl", data().as_bytes(), None).unwrap();
     let report = engine.hold_out(0.25, 1).unwrap();
     assert_eq!((report.examples, report.eval_examples), (9, 3));
-    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).unwrap();
+    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).await.unwrap();
     let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
     assert_eq!(plan.memory.total, engine.allocated_bytes(), "the evaluation's memory is planned too");
     engine

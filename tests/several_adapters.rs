@@ -101,7 +101,7 @@ fn trained() -> [(&'static str, AdapterSource); 3] {
     };
     [("pirate", LoraOptions::default()), ("sailor", LoraOptions::default()), ("other", other)].map(|(name, options)| {
         let mut engine = engine(&tiny_model());
-        engine.new_adapter(options).unwrap();
+        block_on(engine.new_adapter(options)).unwrap();
         train(&mut engine, name, 12);
         (name, files(block_on(engine.save_adapter()).unwrap()))
     })
@@ -169,7 +169,7 @@ fn an_adapter_comes_back_as_it_was_left() {
         entries.into_iter().map(|entry| (entry.name, entry.in_use, entry.info.trained_steps)).collect()
     };
     assert_eq!(names(&engine), []);
-    engine.new_adapter(LoraOptions::default()).unwrap();
+    block_on(engine.new_adapter(LoraOptions::default())).unwrap();
     train(&mut engine, "sea", 5);
     let own = (answers(&mut engine), block_on(engine.save_adapter()).unwrap());
 
@@ -297,7 +297,8 @@ fn the_cost_is_known_before() {
     let targets = Some(ModuleNames::Names(vec!["v_proj".into(), "down_proj".into()]));
     let options = PlanOptions { r: Some(5), target_modules: targets.clone(), ..Default::default() };
     let forecast = block_on(engine.plan_memory(&tiny_model(), options)).unwrap();
-    let info = engine.new_adapter(LoraOptions { r: 5, target_modules: targets, ..Default::default() }).unwrap();
+    let info =
+        block_on(engine.new_adapter(LoraOptions { r: 5, target_modules: targets, ..Default::default() })).unwrap();
     let cost = &forecast.cost;
     assert_eq!((cost.parameters, cost.base_parameters), (info.parameters as u64, info.base_parameters as u64));
     assert_eq!((cost.modules.len(), cost.model_parameters), (6, model.parameters));
@@ -404,7 +405,7 @@ fn smollm2_switches_without_its_weights() {
     let mut engine = engine(&model);
     let loaded = engine.written_bytes();
     for (seed, r) in [(1, 8), (2, 8), (3, 16)] {
-        engine.new_adapter(LoraOptions { seed, r, ..Default::default() }).unwrap();
+        block_on(engine.new_adapter(LoraOptions { seed, r, ..Default::default() })).unwrap();
         block_on(engine.add_adapter(&format!("{seed} of rank {r}"), &AdapterSource::InUse)).unwrap();
     }
     let options = GenerateOptions { max_new_tokens: 1, ..Default::default() };

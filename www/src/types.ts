@@ -282,6 +282,17 @@ export interface AdapterOptions {
   loraAlpha?: number;
   useRslora?: boolean;
   /**
+   * How it begins: at random with B zero, as is the default and `gaussian`; or from the weights, of which it takes over the
+   * largest part and of which only the change is trained (`pissa`, faster as `pissa_niter_16`, and `olora`). What is saved
+   * then is a plain adapter of twice the rank.
+   */
+  initLoraWeights?: 'default' | 'gaussian' | 'pissa' | `pissa_niter_${number}` | 'olora';
+  /**
+   * Probability that an input of the low-rank branch is dropped in training, from 0 to below 1. Linears that read the same
+   * input drop the same of it.
+   */
+  loraDropout?: number;
+  /**
    * Ends of module paths (`q_proj`, `mlp.down_proj`), a regular expression for whole paths, or `all-linear`, which is what
    * is taken where nothing is given.
    */

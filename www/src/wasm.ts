@@ -63,7 +63,7 @@ export interface WasmEngine {
   loadDataset(files: readonly DataFile[], evalFiles: readonly DataFile[], options: DataSettings): DatasetReport;
   inspectData(file: DataFile): DataSummary;
   clearDataset(): void;
-  newAdapter(options: AdapterOptions): AdapterInfo;
+  newAdapter(options: AdapterOptions): Promise<AdapterInfo>;
   loadAdapter(config: Uint8Array, weights: Uint8Array): AdapterInfo;
   adapterInfo(): AdapterInfo | undefined;
   saveAdapter(): AdapterFiles | Promise<AdapterFiles>;

@@ -287,7 +287,7 @@ async function resumeRun(wasm: WasmEngine, id: string, listener: Listener): Prom
     // What the factors are comes with the state; here it matters which there are.
     const adapter = await writer.startingAdapter();
     if (adapter) wasm.loadAdapter(adapter.config, adapter.weights);
-    else wasm.newAdapter(config.adapter ?? {});
+    else await wasm.newAdapter(config.adapter ?? {});
     listener.emit({ type: 'run', run: id });
     return await train(wasm, config.training, listener, { state, writer }, inputs.hasChatTemplate ?? false);
   } finally {
