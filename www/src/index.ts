@@ -4,5 +4,6 @@ export { createEngine, type Engine } from './client.js';
 export { WebLoraError, type ErrorCode } from './errors.js';
 export { hubCache, listHubFiles } from './hub/index.js';
 export { runs } from './runs/index.js';
-export { packAdapter, type AdapterCard } from './adapter-files.js';
+export { packAdapter, packFiles, type AdapterCard } from './adapter-files.js';
+export { trainingScript, type ScriptSettings } from './training-script.js';
 export type * from './types.js';
