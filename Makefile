@@ -28,14 +28,15 @@ WASM := www/pkg/web_lora_bg.wasm
 BENCH_WASM := target/bench-pkg/web_lora_bg.wasm
 SITE := www/site/index.html
 CRATE := Cargo.toml Cargo.lock $(shell find src shaders -type f)
-PAGE := www/package-lock.json www/index.html www/vite.config.ts www/service-worker.js www/tsconfig.json www/tsconfig.package.json \
+PAGE := www/package-lock.json www/index.html www/vite.config.ts www/service-worker.js www/tsconfig.json \
+	www/tsconfig.package.json www/rolldown.config.mjs \
 	$(shell find www/src www/page www/public -type f)
 # Mesa's software Vulkan, whatever the machine's processor; looked up when used, as set-up may just have brought it.
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
 .PHONY: help setup model build run demo profile bench bench-peers soak
-.PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www test-long
+.PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www test-package test-long
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -81,9 +82,9 @@ profile: $(MODEL_FILE)
 	XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} SMOLLM2_GGUF=$(abspath $(MODEL_FILE)) cargo bench --bench profile
 
 # Fast and likely to fail first: formatting, lints, then the suites from the inside out.
-test: setup test-rust test-model test-wasm test-www
+test: setup test-rust test-model test-wasm test-www test-package
 	@echo
-	@echo "suites: 4 passed, 0 failed"
+	@echo "suites: 5 passed, 0 failed"
 
 test-rust:
 	cargo fmt --check
@@ -125,6 +126,11 @@ test-wasm:
 
 test-www: $(SITE)
 	cd www && npm run --silent check && npm run --silent test
+
+# What `npm pack` makes, in apps of every kind, and its documentation.
+test-package: $(WASM)
+	@.ci/setup npm package browser
+	cd www && npm run --silent test:package && npm run --silent docs
 
 test-long: $(SITE)
 	@.ci/setup npm browser

@@ -9,7 +9,9 @@ mod run;
 mod training;
 
 pub use adapters::AdapterSource;
-pub use options::{EvaluateOn, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Prompt};
+pub use options::{
+    DataOptions, EvaluateOn, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Prompt,
+};
 pub use reports::{
     AdapterEntry, AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress,
     RewardsReport, StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
@@ -20,7 +22,7 @@ use std::rc::Rc;
 
 use run::Run;
 
-use crate::data::{Dataset, DatasetReport};
+use crate::data::{DataFile, Dataset, DatasetReport};
 use crate::generate::{GenerateOptions, Generator, Logprobs, Stopped};
 use crate::gpu::{Counts, DeviceInfo, DeviceOptions, Gpu};
 use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, Quantization, Tensor, Tokenizer};
@@ -233,18 +235,54 @@ impl Engine {
         self.model.as_ref().map_or_else(|| not_ready("load a model first"), Ok)
     }
 
-    /// Reads examples, each cut at `max_length` tokens, in place of those there were.
+    /// Reads a file of examples, each cut at `max_length` tokens, in place of those there were.
     pub fn load_dataset(&mut self, file: &str, bytes: &[u8], max_length: Option<usize>) -> Result<DatasetReport> {
+        let files = [DataFile { name: file, bytes, format: None }];
+        self.load_data(&files, &[], &DataOptions { max_length, ..Default::default() })
+    }
+
+    /// Reads files of examples in place of those there were, and of `eval` those to evaluate on.
+    pub fn load_data(&mut self, files: &[DataFile], eval: &[DataFile], options: &DataOptions) -> Result<DatasetReport> {
         let model = self.model()?;
         let context_length = model.decoder.context_length();
-        let max_length = max_length.unwrap_or(context_length);
+        let max_length = options.max_length.unwrap_or(context_length);
         if !(2..=context_length).contains(&max_length) {
             let (value, allowed) = (max_length.to_string(), format!("2 to {context_length}"));
             return Err(Error::BadSetting { name: "maxLength".into(), value, allowed });
         }
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
-        let dataset = Dataset::new(file, bytes, tokenizer, model.template.as_ref(), max_length)?;
-        model.check_ids(dataset.sequences().flat_map(|example| &example.ids))?;
+        let read = |files: &[DataFile]| -> Result<Option<Dataset>> {
+            let mut all: Option<Dataset> = None;
+            for &file in files {
+                let file = DataFile { format: file.format.or(options.format), ..file };
+                let mapping = options.mapping.as_ref();
+                let dataset = Dataset::read(file, mapping, tokenizer, model.template.as_ref(), max_length)?;
+                model.check_ids(dataset.sequences().flat_map(|example| &example.ids))?;
+                match &mut all {
+                    None => all = Some(dataset),
+                    Some(all) => all.append(dataset)?,
+                }
+            }
+            Ok(all)
+        };
+        let Some(mut dataset) = read(files)? else { return not_ready("give a file of examples") };
+        match (read(eval)?, options.eval_share) {
+            (None, 0.0) => {}
+            (None, share) => hold_out(&mut dataset, share, options.seed)?,
+            (Some(eval), 0.0) => {
+                if !(dataset.pairs.is_empty() && eval.pairs.is_empty()) {
+                    return not_ready("preference pairs cannot be evaluated on: leave evalData out");
+                }
+                dataset.evaluate_on(eval);
+                if dataset.eval.is_empty() {
+                    return not_ready("every example to evaluate on is also trained on: give others");
+                }
+            }
+            (Some(_), share) => {
+                let allowed = "0 where examples to evaluate on have a file of their own".to_owned();
+                return Err(Error::BadSetting { name: "evalShare".into(), value: share.to_string(), allowed });
+            }
+        }
         let report = dataset.report();
         self.end_training();
         self.dataset = Some(dataset);
@@ -255,17 +293,7 @@ impl Engine {
     /// each is held out and left.
     pub fn hold_out(&mut self, share: f64, seed: u64) -> Result<DatasetReport> {
         let Some(dataset) = &mut self.dataset else { return not_ready("give examples first") };
-        if !(share > 0.0 && share <= 0.5) {
-            let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
-            return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
-        }
-        if !dataset.pairs.is_empty() {
-            return not_ready("preference pairs cannot be held out: leave evalShare out");
-        }
-        if dataset.examples.len() < 2 {
-            return not_ready("one example is too few to hold any out");
-        }
-        dataset.hold_out(share, seed);
+        hold_out(dataset, share, seed)?;
         let report = dataset.report();
         self.end_training();
         Ok(report)
@@ -396,6 +424,21 @@ impl Engine {
         let (tokens, prompt_tokens) = (generated.len(), ids.len());
         Ok(Generated { text, tokens, prompt_tokens, stopped, logprobs: told.map(|told| told.tokens) })
     }
+}
+
+fn hold_out(dataset: &mut Dataset, share: f64, seed: u64) -> Result<()> {
+    if !(share > 0.0 && share <= 0.5) {
+        let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
+        return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
+    }
+    if !dataset.pairs.is_empty() {
+        return not_ready("preference pairs cannot be held out: leave evalShare out");
+    }
+    if dataset.examples.len() < 2 {
+        return not_ready("one example is too few to hold any out");
+    }
+    dataset.hold_out(share, seed);
+    Ok(())
 }
 
 fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
+use crate::data::{DataFile, Format, inspect};
 use crate::engine::{
-    AdapterSource, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
+    AdapterSource, DataOptions, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
 };
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Variant};
@@ -42,14 +43,6 @@ struct CreateOptions {
     default_limits: bool,
     variant: Option<Variant>,
     products: Option<Choice>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-struct DatasetOptions {
-    max_length: Option<usize>,
-    eval_share: f64,
-    seed: u64,
 }
 
 #[derive(Deserialize)]
@@ -117,15 +110,26 @@ impl Engine {
         to_js(&self.engine.plan_memory(&sources(&files)?, options).await.map_err(to_js_error)?)
     }
 
-    /// Reads examples and reports on them. Options: `maxLength`, `evalShare`, `seed`.
+    /// Reads examples and reports on them. `files` and `eval_files`: each `{name, bytes, format?}`. Options: `maxLength`,
+    /// `format`, `mapping`, `evalShare`, `seed`.
     #[wasm_bindgen(js_name = loadDataset)]
-    pub fn load_dataset(&mut self, file: &str, bytes: &[u8], options: JsValue) -> JsResult<JsValue> {
-        let options: DatasetOptions = from_js("options", options)?;
-        let mut report = self.engine.load_dataset(file, bytes, options.max_length).map_err(to_js_error)?;
-        if options.eval_share != 0.0 {
-            report = self.engine.hold_out(options.eval_share, options.seed).map_err(to_js_error)?;
-        }
-        to_js(&report)
+    pub fn load_dataset(
+        &mut self,
+        files: Vec<JsValue>,
+        eval_files: Vec<JsValue>,
+        options: JsValue,
+    ) -> JsResult<JsValue> {
+        let options: DataOptions = from_js("options", options)?;
+        let files: Vec<JsFile> = files.iter().map(JsFile::new).collect::<JsResult<_>>()?;
+        let eval_files: Vec<JsFile> = eval_files.iter().map(JsFile::new).collect::<JsResult<_>>()?;
+        let [files, eval_files] = [&files, &eval_files].map(|files| files.iter().map(JsFile::file).collect::<Vec<_>>());
+        to_js(&self.engine.load_data(&files, &eval_files, &options).map_err(to_js_error)?)
+    }
+
+    /// Says what a file `{name, bytes, format?}` is. Needs no model.
+    #[wasm_bindgen(js_name = inspectData)]
+    pub fn inspect_data(&self, file: JsValue) -> JsResult<JsValue> {
+        to_js(&inspect(JsFile::new(&file)?.file()).map_err(to_js_error)?)
     }
 
     /// Forgets the examples.
@@ -402,6 +406,26 @@ fn to_js_error(error: Error) -> JsValue {
         _ => shown,
     };
     to_js(&shown).unwrap_or_else(|error| error)
+}
+
+/// A file of examples as JavaScript hands it over, `{name, bytes, format?}`.
+struct JsFile {
+    name: String,
+    bytes: Vec<u8>,
+    format: Option<Format>,
+}
+
+impl JsFile {
+    fn new(file: &JsValue) -> JsResult<Self> {
+        let get = |key: &str| Reflect::get(file, &key.into());
+        let name = get("name")?.as_string().ok_or("a file needs a name")?;
+        let bytes = get("bytes")?.dyn_into::<Uint8Array>()?.to_vec();
+        Ok(Self { name, bytes, format: from_js("format", get("format")?)? })
+    }
+
+    fn file(&self) -> DataFile<'_> {
+        DataFile { name: &self.name, bytes: &self.bytes, format: self.format }
+    }
 }
 
 /// Files as JavaScript hands them over, `{name, size, read(offset, length)}`.

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use web_lora::Error;
-use web_lora::data::{Dataset, Example, Record, parse_jsonl, tokenize};
+use web_lora::data::{DataFile, DataMapping, Dataset, Example, Record, Shape, parse_jsonl, tokenize};
 use web_lora::io::{ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
 
 fn message(role: &str, content: &str) -> Message {
@@ -287,15 +287,15 @@ fn examples_with_nothing_to_learn_are_line_errors() {
     let good = "{\"text\": \"abcdef\"}";
 
     let mixed = dataset(&format!("{question}\n{long}\n{unknown}\n{good}\nx"), 4).unwrap();
-    assert_eq!((mixed.examples.len(), mixed.examples[0].line, mixed.examples[0].truncated), (1, 4, true));
+    assert_eq!((mixed.examples.len(), mixed.examples[1].line, mixed.examples[1].truncated), (2, 4, false));
     let errors: Vec<(usize, &str)> = mixed.errors.iter().map(|error| (error.line, error.message.as_str())).collect();
     assert_eq!(errors[0], (1, "nothing to learn is left of it within 4 tokens"));
     assert_eq!(errors[1], (2, "nothing to learn is left of it within 4 tokens"));
     assert_eq!(errors[2], (3, "there is nothing to learn in it: no answer"));
     assert_eq!(errors[3].0, 5);
     let report = serde_json::to_value(mixed.report()).unwrap();
-    assert_eq!(report["supervisedTokens"], 3);
-    assert_eq!((&report["tokens"], &report["longest"], &report["truncated"]), (&4.into(), &4.into(), &1.into()));
+    assert_eq!(report["supervisedTokens"], 5);
+    assert_eq!((&report["tokens"], &report["longest"], &report["truncated"]), (&7.into(), &4.into(), &0.into()));
     assert_eq!(report["preview"][0]["pieces"][1], serde_json::json!({"text": "bcd", "supervised": true}));
 
     let error = dataset(&format!("{question}\n{question}"), 100).unwrap_err();
@@ -304,4 +304,155 @@ fn examples_with_nothing_to_learn_are_line_errors() {
         error.to_string(),
         "a.jsonl, line 1: no example can be used: there is nothing to learn in it: no answer"
     );
+}
+
+/// Each example of a file as [`shown`] shows it, for a model with a chat template or without.
+fn read(
+    name: &str,
+    file: &str,
+    mapping: Option<&DataMapping>,
+    chat: bool,
+    max_length: usize,
+) -> (Option<Shape>, Vec<String>) {
+    let tokenizer = byte_tokenizer(false);
+    let template = ChatTemplate::new("t", PLAIN, "<s>", "<end>").unwrap();
+    let file = DataFile { name, bytes: file.as_bytes(), format: None };
+    let dataset = Dataset::read(file, mapping, &tokenizer, chat.then_some(&template), max_length).unwrap();
+    assert_eq!(dataset.errors, []);
+    (dataset.files[0].shape, dataset.examples.iter().map(|example| shown(example, &tokenizer)).collect())
+}
+
+#[test]
+fn shapes_become_conversations_or_texts() {
+    let turns = r#"{"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}"#;
+    let alpaca = r#"[{"instruction": "do", "input": "it", "output": "done"}, {"instruction": "do", "input": "", "output": "x"}]"#;
+    let csv = "question,answer\nq,\"a,\nb\"\n";
+    let cases = [
+        ("a.jsonl", turns, Shape::Sharegpt, vec!["<s>system:s<end>\n<s>user:q<end>\n<s>assistant:[a<end>]\n"]),
+        (
+            "a.json",
+            alpaca,
+            Shape::Alpaca,
+            vec!["<s>user:do\n\nit<end>\n<s>assistant:[done<end>]\n", "<s>user:do<end>\n<s>assistant:[x<end>]\n"],
+        ),
+        ("a.csv", csv, Shape::QuestionAnswer, vec!["<s>user:q<end>\n<s>assistant:[a,\nb<end>]\n"]),
+        ("a.csv", "prompt,completion\nab,cd\n", Shape::PromptCompletion, vec!["ab[cd<end>]"]),
+        ("a.txt", "ab\ncd", Shape::Text, vec!["a[b\ncd<end>]"]),
+    ];
+    for (name, file, shape, examples) in cases {
+        let examples = examples.into_iter().map(str::to_owned).collect();
+        assert_eq!(read(name, file, None, true, 1000), (Some(shape), examples), "{name}");
+    }
+    let (_, plain) = read("a.json", alpaca, None, false, 1000);
+    assert!(plain[0].ends_with(" Instruction:\ndo\n\n Input:\nit\n\n Response:\n[done<end>]"), "{}", plain[0]);
+    assert!(
+        plain[0].starts_with("Below is an instruction that describes a task, paired with an input"),
+        "{}",
+        plain[0]
+    );
+    assert_eq!(read("a.csv", csv, None, false, 1000).1, ["q\n[a,\nb<end>]"]);
+}
+
+#[test]
+fn mappings_name_columns_or_write_texts_of_them() {
+    let name = |text: &str| Some(text.to_owned());
+    let file = "{\"q\": \"x\", \"n\": 7, \"a\": \"y\", \"none\": null}";
+    let pair = DataMapping { prompt: name("Q: {q} {n}{none} {{a}}"), completion: name("a"), ..Default::default() };
+    // The tokenizer of these tests has no brackets.
+    let (shape, chat) = read("a.jsonl", file, Some(&pair), true, 1000);
+    assert_eq!((shape, chat), (Some(Shape::Mapped), vec!["<s>user:Q: x 7 a<end>\n<s>assistant:[y<end>]\n".to_owned()]));
+    let plain = DataMapping { chat: Some(false), ..pair.clone() };
+    assert_eq!(read("a.jsonl", file, Some(&plain), true, 1000).1, ["Q: x 7 a[y<end>]"]);
+    assert_eq!(read("a.jsonl", file, Some(&pair), false, 1000).1, ["Q: x 7 a[y<end>]"]);
+    let system = DataMapping { system: name("q"), ..pair };
+    assert!(read("a.jsonl", file, Some(&system), true, 1000).1[0].starts_with("<s>system:x<end>\n<s>user:Q: x 7"));
+    let text = DataMapping { text: name("a"), ..Default::default() };
+    assert_eq!(read("a.jsonl", "{\"a\": \"abc\"}", Some(&text), true, 1000).1, ["a[bc<end>]"]);
+    let turns = DataMapping { messages: name("talk"), ..Default::default() };
+    let talk = r#"{"talk": [{"from": "user", "value": "q"}, {"role": "assistant", "content": "a"}]}"#;
+    assert_eq!(read("a.jsonl", talk, Some(&turns), true, 1000).1, ["<s>user:q<end>\n<s>assistant:[a<end>]\n"]);
+
+    let tokenizer = byte_tokenizer(false);
+    for (from, words) in
+        [("z", "the mapping names 'z', and it has 'q', 'n'"), ("{q", "has a bracket without its other")]
+    {
+        let mapping = DataMapping { text: name(from), ..Default::default() };
+        let file = DataFile { name: "a.jsonl", bytes: file.as_bytes(), format: None };
+        let error = Dataset::read(file, Some(&mapping), &tokenizer, None, 100).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn long_texts_go_on_in_the_next_example() {
+    let tokenizer = byte_tokenizer(true);
+    let text = "one two\n\nthree é ".repeat(9000);
+    let read = |max_length| Dataset::new("a.txt", text.as_bytes(), &tokenizer, None, max_length).unwrap().examples;
+    let whole = tokenize(&Record::Text(text.clone()), &tokenizer, None, usize::MAX).unwrap().ids;
+    let bos = whole[0];
+    for max_length in [2, 7, 1000] {
+        let examples = read(max_length);
+        assert!(examples.iter().all(|example| example.ids.len() <= max_length && !example.truncated));
+        assert!(examples.iter().all(|example| example.ids[0] == bos && example.supervised[1..].iter().all(|&on| on)));
+        let all: Vec<u32> = examples.iter().flat_map(|example| example.ids[1..].to_vec()).collect();
+        assert_eq!(all, whole[1..]);
+    }
+}
+
+#[test]
+fn what_is_held_out_depends_on_content_and_seed_alone() {
+    let tokenizer = byte_tokenizer(false);
+    let line = |i: usize| format!("{{\"text\": \"example {}\"}}\n", i % 80);
+    let (forward, backward): (String, String) = ((0..100).map(line).collect(), (0..100).rev().map(line).collect());
+    let split = |text: &str, seed| {
+        let mut dataset = Dataset::new("a.jsonl", text.as_bytes(), &tokenizer, None, 100).unwrap();
+        assert_eq!(dataset.report().duplicates, 20);
+        dataset.hold_out(0.25, seed);
+        let ids = |examples: &[Example]| examples.iter().map(|example| example.ids.clone()).collect::<Vec<_>>();
+        let (train, mut eval) = (ids(&dataset.examples), ids(&dataset.eval));
+        assert_eq!(train.len() + eval.len(), 100);
+        assert!(eval.iter().all(|example| !train.contains(example)));
+        eval.sort();
+        eval.dedup();
+        assert_eq!(eval.len(), 20);
+        eval
+    };
+    assert_eq!(split(&forward, 1), split(&backward, 1));
+    assert_ne!(split(&forward, 1), split(&forward, 2));
+
+    let dataset = |text: &str| Dataset::new("a.jsonl", text.as_bytes(), &tokenizer, None, 100).unwrap();
+    let mut trained = dataset(&forward);
+    trained.evaluate_on(dataset("{\"text\": \"new\"}\n{\"text\": \"example 3\"}\n"));
+    assert_eq!((trained.eval.len(), trained.errors.len(), trained.errors[0].line), (1, 1, 2));
+    let report = trained.report();
+    assert_eq!(report.histogram.iter().map(|bin| bin.count).sum::<usize>(), 100);
+    assert!(report.histogram.len() <= 24 && report.histogram.last().unwrap().to >= report.longest);
+}
+
+#[test]
+fn broken_rows_are_named_in_every_format() {
+    let tokenizer = byte_tokenizer(false);
+    let cases = [
+        ("a.csv", "text,n\nab,1\n\"c\nd\",2\nef\ngh,3\n", 3, (5, "it has 1 values where the first line names 2")),
+        ("a.csv", "text,n\nab,1\n\"cd,2\nef,3\n", 1, (3, "is there a quote that is never closed?")),
+        ("a.tsv", "text\nab\n\ncd\tx\n", 1, (4, "it has 2 values where the first line names 1")),
+        ("a.json", "[{\"text\": \"ab\"},\n\n{\"text\": nul},\n{\"text\": \"cd\"}]", 2, (3, "it is not JSON: expected")),
+        ("a.json", "[{\"text\": \"ab\"},\n{\"text\": \"cd\"]", 1, (2, "it is not JSON: expected")),
+        ("a.json", "[{\"text\": \"ab\"},\n{\"text\": \"cd}]", 1, (2, "is never closed")),
+        ("a.json", "{\"data\": [{\"text\": \"ab\"},\n3, {\"text\": \"cd\"}]}", 2, (2, "it is not a JSON object")),
+        (
+            "a.csv",
+            "conversations\nx\n\"[{\"\"from\"\": \"\"gpt\"\", \"\"value\"\": \"\"ab\"\"}]\"\n",
+            1,
+            (2, "not a list of turns"),
+        ),
+    ];
+    let template = ChatTemplate::new("t", PLAIN, "<s>", "<end>").unwrap();
+    for (name, file, examples, (line, words)) in cases {
+        let dataset = Dataset::new(name, file.as_bytes(), &tokenizer, Some(&template), 100).unwrap();
+        assert_eq!((dataset.examples.len(), dataset.errors.len()), (examples, 1), "{file}: {:?}", dataset.errors);
+        let error = &dataset.errors[0];
+        assert_eq!((error.file.as_str(), error.line), (name, line), "{file}: {}", error.message);
+        assert!(error.message.contains(words), "{words}: {}", error.message);
+    }
 }

@@ -1,20 +1,19 @@
 //! A file of examples, ready to train on, and what to show of it.
 
-use std::collections::BTreeSet;
-
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::examples::Written;
+use super::read::{Read, read};
 use super::record::add_error;
-use super::{Example, LineError, Pair, Record, pair, parse_jsonl};
+use super::windows::windows;
+use super::{DataFile, DataMapping, Example, Format, LineError, Pair, Record, Shape, pair, split};
 use crate::io::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
 /// Examples shown before training.
 const PREVIEWS: usize = 5;
+/// Bars that a picture of the lengths has at most.
+const BINS: usize = 24;
 
 /// The usable examples of a file, and the errors of the others.
 #[derive(Clone, Debug)]
@@ -29,12 +28,15 @@ pub struct Dataset {
     pub pairs: Vec<Pair>,
     /// In the order of the file.
     pub errors: Vec<LineError>,
+    /// In the order in which they were given; not those of `eval`.
+    pub files: Vec<FileReport>,
     /// The first examples as the model sees them.
     preview: Vec<Preview>,
 }
 
 impl Dataset {
-    /// Reads a JSONL file and tokenizes its records, each cut at `max_length` tokens.
+    /// Reads a file and tokenizes its records, each cut at `max_length` tokens; texts are not cut but go on in the next
+    /// example.
     ///
     /// A line that cannot be used is an entry of `errors`. Errs when no example is left.
     pub fn new(
@@ -44,13 +46,25 @@ impl Dataset {
         template: Option<&ChatTemplate>,
         max_length: usize,
     ) -> Result<Self> {
-        let (records, mut errors) = parse_jsonl(file, bytes)?;
+        Self::read(DataFile { name: file, bytes, format: None }, None, tokenizer, template, max_length)
+    }
+
+    /// [`Dataset::new`] of a file in a given format, whose columns are what `mapping` says.
+    pub fn read(
+        file: DataFile,
+        mapping: Option<&DataMapping>,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        max_length: usize,
+    ) -> Result<Self> {
+        let Read { records, mut errors, format, shape } = read(file, mapping, template.is_some())?;
+        let file = file.name;
         let (mut examples, mut preview) = (Vec::new(), Vec::new());
         let mut pairs = Vec::new();
         let preference = matches!(records.first(), Some((_, Record::Preference { .. })));
         let shown = |line, written: &Written| {
             let piece = |(text, supervised): (&str, bool)| Piece { text: text.to_owned(), supervised };
-            Preview { line, pieces: written.pieces().map(piece).collect() }
+            Preview { file: file.to_owned(), line, pieces: written.pieces().map(piece).collect() }
         };
         for (line, record) in records {
             if matches!(record, Record::Preference { .. }) != preference {
@@ -71,15 +85,27 @@ impl Dataset {
                 }
                 continue;
             }
-            let written = Written::new(&record, tokenizer, template, max_length);
-            match written.map(|written| (written.example(), written)) {
-                Ok((example, written)) if example.supervised_tokens() > 0 => {
+            let mut take = |written: Written| {
+                let example = written.example();
+                let learned = example.supervised_tokens() > 0;
+                if learned {
                     examples.push(Example { line, ..example });
                     if preview.len() < PREVIEWS {
                         preview.push(shown(line, &written));
                     }
                 }
-                Ok((example, _)) if example.truncated => {
+                (learned, written.truncated)
+            };
+            let taken = match &record {
+                Record::Text(text) => {
+                    let mut any = false;
+                    windows(text, tokenizer, max_length, &mut |written| any |= take(written).0).map(|()| (any, false))
+                }
+                record => Written::new(record, tokenizer, template, max_length).map(take),
+            };
+            match taken {
+                Ok((true, _)) => {}
+                Ok((false, true)) => {
                     let message = format!("nothing to learn is left of it within {max_length} tokens");
                     add_error(&mut errors, line, message);
                 }
@@ -89,27 +115,57 @@ impl Dataset {
             }
         }
         errors.sort_by_key(|error| error.line);
+        errors.iter_mut().for_each(|error| error.file = file.to_owned());
         match errors.first() {
             Some(first) if examples.is_empty() && pairs.is_empty() => Err(Error::BadData {
                 file: file.to_owned(),
                 line: Some(first.line),
                 message: format!("no example can be used: {}", first.message),
             }),
-            _ => Ok(Self { file: file.to_owned(), examples, pairs, eval: vec![], errors, preview }),
+            _ => {
+                let n = examples.len() + pairs.len();
+                let files = vec![FileReport { file: file.to_owned(), format, shape, examples: n }];
+                Ok(Self { file: file.to_owned(), examples, pairs, eval: vec![], errors, files, preview })
+            }
         }
     }
 
-    /// Holds `share` of the examples out, those that a shuffle by `seed` puts first: at least one, and never all.
+    /// The examples of another file behind these.
+    ///
+    /// Errs when one has pairs and the other has none.
+    pub fn append(&mut self, mut other: Self) -> Result<()> {
+        if self.pairs.is_empty() != other.pairs.is_empty() {
+            let message = "of these files, some have preference pairs and some have other examples: take one kind";
+            return Err(Error::BadData { file: other.file, line: None, message: message.to_owned() });
+        }
+        self.pairs.append(&mut other.pairs);
+        self.examples.append(&mut other.examples);
+        self.errors.append(&mut other.errors);
+        self.files.append(&mut other.files);
+        let room = PREVIEWS.saturating_sub(self.preview.len());
+        self.preview.extend(other.preview.into_iter().take(room));
+        Ok(())
+    }
+
+    /// Holds `share` of the distinct examples out, at least one and never all; copies of one are held out with it. Which
+    /// these are depends on `seed` and on what the examples are, not on their order.
     pub fn hold_out(&mut self, share: f64, seed: u64) {
-        let n = self.examples.len();
-        let n_eval = ((n as f64 * share).round() as usize).max(1).min(n.saturating_sub(1));
-        let mut order: Vec<usize> = (0..n).collect();
-        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        let held_out: BTreeSet<usize> = order.into_iter().take(n_eval).collect();
-        let examples = std::mem::take(&mut self.examples).into_iter().enumerate();
-        let (eval, train): (Vec<_>, Vec<_>) = examples.partition(|(at, _)| held_out.contains(at));
-        let list = |pairs: Vec<(usize, Example)>| pairs.into_iter().map(|(_, example)| example).collect();
-        (self.examples, self.eval) = (list(train), list(eval));
+        (self.examples, self.eval) = split::hold_out(std::mem::take(&mut self.examples), share, seed);
+    }
+
+    /// Takes the examples of `other` to evaluate on, but for those that are trained on: of these, each is an entry of
+    /// `errors`.
+    pub fn evaluate_on(&mut self, other: Self) {
+        let trained = split::Distinct::new(&self.examples);
+        self.errors.extend(other.errors);
+        for example in other.examples {
+            if trained.contains(&example) {
+                let message = "it is also trained on, so that it is left out of the evaluation".to_owned();
+                self.errors.push(LineError { file: other.file.clone(), line: example.line, message });
+            } else {
+                self.eval.push(example);
+            }
+        }
     }
 
     /// Examples, or pairs, to train on.
@@ -134,6 +190,14 @@ impl Dataset {
             truncated: self.examples.iter().filter(|example| example.truncated).count()
                 + self.pairs.iter().filter(|pair| pair.truncated()).count(),
             longest: self.sequences().map(|example| example.ids.len()).max().unwrap_or(0),
+            eval_tokens: self.eval.iter().map(|example| example.ids.len()).sum(),
+            duplicates: self.n_examples()
+                - split::Distinct::new(&self.examples).len()
+                - split::distinct_pairs(&self.pairs),
+            histogram: histogram(self.sequences()),
+            format: self.files[0].format,
+            shape: self.files[0].shape,
+            files: self.files.clone(),
             errors: self.errors.clone(),
             preview: self.preview.clone(),
         }
@@ -160,15 +224,69 @@ pub struct DatasetReport {
     pub longest: usize,
     /// Examples held out, which are in no other number here.
     pub eval_examples: usize,
+    /// Their tokens.
+    pub eval_tokens: usize,
+    /// Examples that are the same as an earlier one.
+    pub duplicates: usize,
+    /// How many examples are how long.
+    pub histogram: Vec<Bin>,
+    /// Of the first file.
+    pub format: Format,
+    /// Of the first file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Each file that there are examples of.
+    pub files: Vec<FileReport>,
     /// Lines that are not used.
     pub errors: Vec<LineError>,
     /// The first examples as the model sees them; of a pair, the chosen answer and then the rejected one.
     pub preview: Vec<Preview>,
 }
 
+/// What a file was read as.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FileReport {
+    /// The file's name.
+    pub file: String,
+    /// How it holds its rows.
+    pub format: Format,
+    /// What its first rows are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Usable examples in it.
+    pub examples: usize,
+}
+
+/// Examples of `from` to `to` tokens, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bin {
+    /// Shortest.
+    pub from: usize,
+    /// Longest.
+    pub to: usize,
+    /// How many.
+    pub count: usize,
+}
+
+/// At most `BINS` of equal width, which is 1, 2 or 5 times a power of ten, from 1 token to the longest example.
+fn histogram<'a>(examples: impl Iterator<Item = &'a Example>) -> Vec<Bin> {
+    let lengths: Vec<usize> = examples.map(|example| example.ids.len()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let widths = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10usize.pow(power)));
+    let width = widths.into_iter().find(|width| longest.div_ceil(*width) <= BINS).unwrap_or(usize::MAX);
+    let bin = |i: usize| Bin { from: i * width + 1, to: (i + 1) * width, count: 0 };
+    let mut bins: Vec<Bin> = (0..longest.div_ceil(width)).map(bin).collect();
+    for length in lengths {
+        bins[(length - 1) / width].count += 1;
+    }
+    bins
+}
+
 /// One example as the model sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Preview {
+    /// The file's name.
+    pub file: String,
     /// 1-based line of the file.
     pub line: usize,
     /// Its text in order, cut where learning begins and ends.

@@ -49,16 +49,16 @@ pub fn tokenize(
 /// A record as the model reads it.
 pub(super) struct Written {
     /// Special tokens included.
-    text: String,
-    tokens: Vec<Token>,
-    truncated: bool,
+    pub(super) text: String,
+    pub(super) tokens: Vec<Token>,
+    pub(super) truncated: bool,
 }
 
-struct Token {
-    id: u32,
+pub(super) struct Token {
+    pub(super) id: u32,
     /// Of the text. Tokens that share a character each have all of its bytes.
-    bytes: Range<usize>,
-    supervised: bool,
+    pub(super) bytes: Range<usize>,
+    pub(super) supervised: bool,
 }
 
 impl Written {

@@ -8,7 +8,7 @@ use crate::io::Message;
 use crate::{Error, Result};
 
 /// A line beyond this is a mistake, and tokenizing it would take minutes.
-const MAX_LINE_BYTES: usize = 16 << 20;
+pub(super) const MAX_LINE_BYTES: usize = 16 << 20;
 /// Conversations are rendered once per turn; this keeps that within bounds.
 const MAX_MESSAGES: usize = 400;
 /// Errors kept; the last one says that there are more.
@@ -50,6 +50,8 @@ pub type Records = Vec<(usize, Record)>;
 /// A line that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LineError {
+    /// The file's name.
+    pub file: String,
     /// 1-based.
     pub line: usize,
     /// What is wrong.
@@ -58,9 +60,11 @@ pub struct LineError {
 
 /// Adds an error unless there are many already.
 pub(super) fn add_error(errors: &mut Vec<LineError>, line: usize, message: String) {
-    match errors.len() {
-        0..MAX_ERRORS => errors.push(LineError { line, message }),
-        MAX_ERRORS => errors.push(LineError { line, message: "further errors are not listed".to_owned() }),
+    let listed = errors.len();
+    let mut add = |message| errors.push(LineError { file: String::new(), line, message });
+    match listed {
+        0..MAX_ERRORS => add(message),
+        MAX_ERRORS => add("further errors are not listed".to_owned()),
         _ => {}
     }
 }
@@ -85,7 +89,7 @@ pub fn parse_jsonl(file: &str, bytes: &[u8]) -> Result<(Records, Vec<LineError>)
         if text.is_empty() {
             continue;
         }
-        match parse_line(text) {
+        match parse_line(text).and_then(parse_fields) {
             Ok(record) => records.push((line, record)),
             Err(message) => add_error(&mut errors, line, message),
         }
@@ -97,7 +101,8 @@ pub fn parse_jsonl(file: &str, bytes: &[u8]) -> Result<(Records, Vec<LineError>)
     }
 }
 
-fn parse_line(text: &[u8]) -> Result<Record, String> {
+/// One JSON object.
+pub(super) fn parse_line(text: &[u8]) -> Result<Map<String, Value>, String> {
     if text.len() > MAX_LINE_BYTES {
         return Err(format!("the line has {} bytes, at most {MAX_LINE_BYTES} are read", text.len()));
     }
@@ -109,9 +114,14 @@ fn parse_line(text: &[u8]) -> Result<Record, String> {
         let what = words.split(" at line ").next().unwrap_or_default();
         format!("it is not JSON: {what} at column {}", error.column())
     })?;
-    let Value::Object(mut fields) = value else {
-        return Err("it is not a JSON object".to_owned());
-    };
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err("it is not a JSON object".to_owned()),
+    }
+}
+
+/// The record that named values are.
+pub(super) fn parse_fields(mut fields: Map<String, Value>) -> Result<Record, String> {
     let tools = match fields.remove("tools") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(tools)) => tools,
@@ -154,7 +164,7 @@ fn unknown_fields(fields: &Map<String, Value>) -> String {
 }
 
 /// Enough of a text from the file to recognise it in an error.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     if text.chars().nth(40).is_none() { text.to_owned() } else { text.chars().take(40).chain(['…']).collect() }
 }
 

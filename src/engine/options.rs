@@ -4,11 +4,28 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::kinds;
+use crate::data::{DataMapping, Format};
 use crate::io::{LoraConfig, Message, ModuleNames, Quantization};
 use crate::lora::ModuleGroup;
 use crate::model::Config;
 use crate::train::{Loss, Optim, Recorded, TrainOptions};
 use crate::{Error, Result};
+
+/// How files of examples are read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataOptions {
+    /// Tokens of an example at most; the model's context where not given.
+    pub max_length: Option<usize>,
+    /// Told by content and name where not given.
+    pub format: Option<Format>,
+    /// Told by the columns where not given.
+    pub mapping: Option<DataMapping>,
+    /// Share of the examples that is held out to evaluate on, at most 0.5; 0 for none.
+    pub eval_share: f64,
+    /// Which these are.
+    pub seed: u64,
+}
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]

@@ -1,7 +1,10 @@
 /** The engine as the main thread sees it: the same methods, run in a worker of its own. */
 
 import { filesOf, packAdapter, unpackAdapter, type AdapterCard } from './adapter-files.js';
+import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
+import { stopped } from './http.js';
+import { platform } from './platform.js';
 import type {
   CommandArguments,
   CommandEvent,
@@ -13,6 +16,7 @@ import type {
 } from './protocol.js';
 import { rememberedProducts, rememberProducts } from './remembered.js';
 import { checkSettings } from './settings.js';
+import { Task } from './task.js';
 import type {
   AdapterEntry,
   AdapterFiles,
@@ -24,6 +28,8 @@ import type {
   BatchReport,
   CombineOptions,
   CompressOptions,
+  DataInput,
+  DataSummary,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -45,10 +51,12 @@ import type {
   Profile,
   Progress,
   RebuiltAdapter,
+  Stoppable,
   TrainCallbacks,
   TrainOptions,
   TrainPlan,
   TrainResult,
+  TrainStep,
   WeightedAdapter,
 } from './types.js';
 
@@ -67,26 +75,51 @@ interface CallOptions {
   transfer?: Transferable[];
 }
 
+/** A worker as the engine uses it. */
+export interface EngineWorker {
+  postMessage(message: ToWorker, transfer: Transferable[]): void;
+  addEventListener(type: 'message', listener: (event: { data: FromWorker }) => void): void;
+  addEventListener(type: 'error', listener: (event: { message: string; preventDefault(): void }) => void): void;
+  terminate(): void;
+}
+
+/** What the client stands on, which in Node is another. */
+export interface Host {
+  startWorker(): EngineWorker;
+  /** The absolute address of what a model is called by. */
+  address(source: string | URL): string;
+}
+
+const BROWSER: Host = {
+  startWorker: () => new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'web-lora' }),
+  address: (source) => new URL(source, location.href).href,
+};
+
 /** Starts a worker, compiles the engine in it and asks for a GPU. */
-export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  return Engine.create(options);
+export async function createEngine(options: EngineOptions & Stoppable = {}): Promise<Engine> {
+  return Engine.create(options, BROWSER);
 }
 
 /**
  * A model, its examples and its adapter on one GPU. Calls may be made at any time; they run one after another. Made
  * by {@link createEngine}.
+ *
+ * What a signal stops rejects with code `cancelled`, but for training and answering, where stopping is an end like any
+ * other. Reading examples and making an adapter are stopped only while they wait for their turn.
  */
 export class Engine {
-  readonly #worker: Worker;
+  readonly #host: Host;
+  readonly #worker: EngineWorker;
   readonly #pending = new Map<number, Pending>();
   #nextId = 1;
   #end: ErrorData | undefined;
   #device: DeviceInfo | undefined;
   #lastAdapter: AdapterFiles | undefined;
 
-  private constructor() {
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'web-lora' });
-    this.#worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => this.#receive(data));
+  private constructor(host: Host) {
+    this.#host = host;
+    this.#worker = host.startWorker();
+    this.#worker.addEventListener('message', ({ data }) => this.#receive(data));
     this.#worker.addEventListener('error', (event) => {
       event.preventDefault();
       this.#stop(errorData(event.message ?? 'the worker could not be started'));
@@ -94,8 +127,11 @@ export class Engine {
   }
 
   /** @internal */
-  static async create(options: EngineOptions): Promise<Engine> {
-    const engine = new Engine();
+  static async create({ signal, ...options }: EngineOptions & Stoppable, host: Host): Promise<Engine> {
+    if (signal?.aborted) throw stopped();
+    const engine = new Engine(host);
+    const stop = () => engine.#stop(stopped().data);
+    signal?.addEventListener('abort', stop);
     try {
       engine.#device = await engine.#call('create', { options: { ...options, products: rememberedProducts() } });
       if (!options.variant) rememberProducts(engine.#device.products);
@@ -103,6 +139,8 @@ export class Engine {
     } catch (error) {
       engine.dispose();
       throw error;
+    } finally {
+      signal?.removeEventListener('abort', stop);
     }
   }
 
@@ -126,8 +164,8 @@ export class Engine {
     checkSettings(settings);
     const onEvent = (event: CommandEvent) => event.type === 'progress' && onProgress?.(event.progress);
     // Only a page can ask that what is downloaded be not the first to go. It is kept either way while there is room.
-    if (isHub(source)) await navigator.storage.persist().catch(() => false);
-    return this.#call('loadModel', { source: posted(source), options: settings }, { onEvent, signal });
+    if (isHub(source)) await platform().storage.persist().catch(() => false);
+    return this.#call('loadModel', { source: this.#posted(source), options: settings }, { onEvent, signal });
   }
 
   /**
@@ -137,22 +175,33 @@ export class Engine {
   async planMemory(
     source: ModelSource,
     options: PlanMemoryOptions = {},
-    { signal }: { signal?: AbortSignal } = {},
+    { signal }: Stoppable = {},
   ): Promise<Forecast> {
     checkSettings(options);
-    return this.#call('planMemory', { source: posted(source), options }, { signal });
+    return this.#call('planMemory', { source: this.#posted(source), options }, { signal });
   }
 
-  /** Reads examples as JSON lines: with `messages`, with `prompt` and `completion`, or with `text`. */
+  /**
+   * Reads examples from one file or several: JSON lines, JSON, CSV, TSV, Parquet or text, in the shapes that are common
+   * or with columns as `mapping` says.
+   */
   async loadDataset(
-    data: Blob | string | Uint8Array<ArrayBuffer>,
+    data: DataInput | readonly DataInput[],
     options: LoadDatasetOptions = {},
+    { signal }: Stoppable = {},
   ): Promise<DatasetReport> {
-    const { name, ...settings } = options;
+    const { name, evalData, ...settings } = options;
     checkSettings(settings);
-    const bytes = new Uint8Array(await new Blob([data]).arrayBuffer());
-    const file = name ?? (data instanceof File ? data.name : 'examples');
-    return this.#call('loadDataset', { file, bytes, options: settings }, { transfer: [bytes.buffer] });
+    const files = await dataFiles(data, name);
+    const evalFiles = evalData === undefined ? [] : await dataFiles(evalData, 'evaluation');
+    const transfer = [...files, ...evalFiles].map(({ bytes }) => bytes.buffer);
+    return this.#call('loadDataset', { files, evalFiles, options: settings }, { signal, transfer });
+  }
+
+  /** Says what is in a file of examples: its format, columns and first rows. Needs no model. */
+  async inspectData(data: DataInput, { name }: { name?: string } = {}): Promise<DataSummary> {
+    const [file] = await dataFiles(data, name);
+    return this.#call('inspectData', { file: file! }, { transfer: [file!.bytes.buffer] });
   }
 
   /** Forgets the examples. */
@@ -161,15 +210,15 @@ export class Engine {
   }
 
   /** Puts a fresh adapter, which changes nothing yet, in the place of the one before. */
-  async newAdapter(options: AdapterOptions = {}): Promise<AdapterInfo> {
+  async newAdapter(options: AdapterOptions = {}, { signal }: Stoppable = {}): Promise<AdapterInfo> {
     checkSettings(options);
-    return this.#call('newAdapter', { options });
+    return this.#call('newAdapter', { options }, { signal });
   }
 
   /** Loads a PEFT adapter: its two files, a zip of them, or the files of its folder. */
-  async loadAdapter(from: AdapterFiles | Blob | readonly File[]): Promise<AdapterInfo> {
+  async loadAdapter(from: AdapterFiles | Blob | readonly File[], { signal }: Stoppable = {}): Promise<AdapterInfo> {
     const files = await unpacked(from);
-    const info = await this.#call('loadAdapter', { files });
+    const info = await this.#call('loadAdapter', { files }, { signal });
     this.#lastAdapter = files;
     return info;
   }
@@ -252,13 +301,18 @@ export class Engine {
     return this.#call('combineAdapters', { parts, options });
   }
 
-  /** Trains the adapter on the examples. Stopping by `signal` is an end like any other and does not reject. */
-  async train(options: TrainOptions = {}, callbacks: TrainCallbacks = {}): Promise<TrainResult> {
-    checkSettings(options);
-    const { run, resume, signal } = callbacks;
-    // Only a page can ask that what is kept be not the first to go.
-    if (run !== undefined) await navigator.storage.persist().catch(() => false);
-    return this.#call('train', { options, run, resume }, { onEvent: this.#training(callbacks), signal });
+  /**
+   * Trains the adapter on the examples: to be awaited, or looped over for its steps. Stopping by `signal` is an end like
+   * any other and does not reject.
+   */
+  train(options: TrainOptions = {}, callbacks: TrainCallbacks = {}): Task<TrainStep, TrainResult> {
+    return new Task(callbacks.signal, async (signal, give) => {
+      checkSettings(options);
+      const { run, resume } = callbacks;
+      // Only a page can ask that what is kept be not the first to go.
+      if (run !== undefined) await platform().storage.persist().catch(() => false);
+      return this.#call('train', { options, run, resume }, { onEvent: this.#training(callbacks, give), signal });
+    });
   }
 
   /**
@@ -266,14 +320,16 @@ export class Engine {
    * examples and adapter take the place of those there are. Rejects with `not_ready` where the model was a file of this
    * device that must be chosen again.
    */
-  async resumeRun(id: string, callbacks: Omit<TrainCallbacks, 'run' | 'resume'> = {}): Promise<TrainResult> {
-    return this.#call('resumeRun', { run: id }, { onEvent: this.#training(callbacks), signal: callbacks.signal });
+  resumeRun(id: string, callbacks: Omit<TrainCallbacks, 'run' | 'resume'> = {}): Task<TrainStep, TrainResult> {
+    return new Task(callbacks.signal, (signal, give) =>
+      this.#call('resumeRun', { run: id }, { onEvent: this.#training(callbacks, give), signal }),
+    );
   }
 
   /** The scores of the model with its adapter on the examples held out, or on those trained on. */
   async evaluate(
     options: EvaluateOptions = {},
-    { onProgress, signal }: { onProgress?: (progress: Progress) => void; signal?: AbortSignal } = {},
+    { onProgress, signal }: Stoppable & { onProgress?: (progress: Progress) => void } = {},
   ): Promise<Evaluation> {
     checkSettings(options);
     const onEvent = (event: CommandEvent) => event.type === 'progress' && onProgress?.(event.progress);
@@ -284,9 +340,9 @@ export class Engine {
    * Gets a training ready for steps by hand: {@link forwardBackward} as often as you like, then {@link optimStep}, and so
    * on; {@link endTraining} at the end.
    */
-  async startTraining(options: TrainOptions = {}): Promise<TrainPlan> {
+  async startTraining(options: TrainOptions = {}, { signal }: Stoppable = {}): Promise<TrainPlan> {
     checkSettings(options);
-    return this.#call('startTraining', { options });
+    return this.#call('startTraining', { options }, { signal });
   }
 
   /**
@@ -321,16 +377,25 @@ export class Engine {
   }
 
   /** Times every kernel of one step of a training with these options. The adapter stays as it is. */
-  async profile(options: TrainOptions = {}): Promise<Profile> {
+  async profile(options: TrainOptions = {}, { signal }: Stoppable = {}): Promise<Profile> {
     checkSettings(options);
-    return this.#call('profile', { options });
+    return this.#call('profile', { options }, { signal });
   }
 
-  /** Answers. Stopping by `signal` does not reject: the answer so far is the result. */
-  async generate(options: GenerateOptions, callbacks: GenerateCallbacks = {}): Promise<GenerateResult> {
-    checkSettings(options);
-    const onEvent = (event: CommandEvent) => event.type === 'token' && callbacks.onToken?.(event.text);
-    return this.#call('generate', { options }, { onEvent, signal: callbacks.signal });
+  /**
+   * Answers: to be awaited, or looped over for its text as it comes, in pieces. Stopping by `signal` does not reject: the
+   * answer so far is the result.
+   */
+  generate(options: GenerateOptions, callbacks: GenerateCallbacks = {}): Task<string, GenerateResult> {
+    return new Task(callbacks.signal, async (signal, give) => {
+      checkSettings(options);
+      const onEvent = (event: CommandEvent) => {
+        if (event.type !== 'token') return;
+        give(event.text);
+        callbacks.onToken?.(event.text);
+      };
+      return this.#call('generate', { options }, { onEvent, signal });
+    });
   }
 
   /** Ends the worker and gives the GPU's memory back. Calls under way reject with `disposed`. */
@@ -340,8 +405,9 @@ export class Engine {
   }
 
   /** Hands on what a training tells. */
-  #training(callbacks: TrainCallbacks): (event: CommandEvent) => void {
+  #training(callbacks: TrainCallbacks, give: (step: TrainStep) => void): (event: CommandEvent) => void {
     return (event) => {
+      if (event.type === 'step') give(event.step);
       if (event.type === 'progress') callbacks.onProgress?.(event.progress);
       if (event.type === 'run') callbacks.onRun?.(event.run);
       if (event.type === 'plan') callbacks.onPlan?.(event.plan);
@@ -354,6 +420,13 @@ export class Engine {
     };
   }
 
+  #posted(source: ModelSource): PostedSource {
+    if (source instanceof File) return { files: [source] };
+    if (typeof source === 'string' || source instanceof URL) return { url: this.#host.address(source) };
+    if (isHub(source)) return { hub: source };
+    return { files: [...source] };
+  }
+
   #call<Name extends CommandName>(
     type: Name,
     args: CommandArguments<Name>,
@@ -362,7 +435,7 @@ export class Engine {
     if (this.#end) return Promise.reject(new WebLoraError(this.#end));
     const id = this.#nextId++;
     const post = (message: ToWorker) => this.#worker.postMessage(message, transfer);
-    const abort = () => this.#worker.postMessage({ kind: 'abort', id } satisfies ToWorker);
+    const abort = () => this.#worker.postMessage({ kind: 'abort', id }, []);
     const answer = new Promise<CommandResult<Name>>((resolve, reject) => {
       this.#pending.set(id, { resolve, reject, onEvent });
     });
@@ -397,13 +470,6 @@ export class Engine {
 
 async function unpacked(from: AdapterFiles | Blob | readonly File[]): Promise<AdapterFiles> {
   return 'weights' in from ? from : unpackAdapter(from);
-}
-
-function posted(source: ModelSource): PostedSource {
-  if (source instanceof File) return { files: [source] };
-  if (typeof source === 'string' || source instanceof URL) return { url: new URL(source, location.href).href };
-  if (isHub(source)) return { hub: source };
-  return { files: [...source] };
 }
 
 function isHub(source: ModelSource): source is HubSource {

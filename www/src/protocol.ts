@@ -1,5 +1,6 @@
 /** Everything that crosses between the main thread and the worker. Both sides import this and nothing of each other. */
 
+import type { DataFile } from './data-files.js';
 import type { ErrorData } from './errors.js';
 import type {
   AdapterEntry,
@@ -12,6 +13,8 @@ import type {
   BatchReport,
   CombineOptions,
   CompressOptions,
+  DataSettings,
+  DataSummary,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -23,7 +26,6 @@ import type {
   GenerateOptions,
   GenerateResult,
   HubSource,
-  LoadDatasetOptions,
   LoadModelOptions,
   ModelInfo,
   OptimOptions,
@@ -50,11 +52,12 @@ export interface Commands {
   loadModel: { source: PostedSource; options: LoadSettings; result: ModelInfo };
   planMemory: { source: PostedSource; options: PlanMemoryOptions; result: Forecast };
   loadDataset: {
-    file: string;
-    bytes: Uint8Array<ArrayBuffer>;
-    options: LoadDatasetOptions;
+    files: readonly DataFile[];
+    evalFiles: readonly DataFile[];
+    options: DataSettings;
     result: DatasetReport;
   };
+  inspectData: { file: DataFile; result: DataSummary };
   clearDataset: { result: undefined };
   newAdapter: { options: AdapterOptions; result: AdapterInfo };
   loadAdapter: { files: AdapterFiles; result: AdapterInfo };

@@ -2,7 +2,8 @@
 
 import { WebLoraError, errorData } from './errors.js';
 import type { CommandEvent } from './protocol.js';
-import { RunWriter, type DataFile } from './runs/writer.js';
+import type { DataFile } from './data-files.js';
+import { RunWriter } from './runs/writer.js';
 import { StepTimer } from './step-timer.js';
 import type { AdapterFiles, AdapterOptions, Progress, RunConfig, TrainOptions, TrainResult } from './types.js';
 import type { WasmEngine } from './wasm.js';
@@ -19,7 +20,7 @@ const SAMPLE_TOKENS = 48;
 export interface Inputs {
   model?: RunConfig['model'];
   hasChatTemplate?: boolean;
-  data?: { files: readonly DataFile[]; options: RunConfig['data']['options'] };
+  data?: { files: readonly DataFile[]; evalFiles: readonly DataFile[]; options: RunConfig['data']['options'] };
   adapter?: AdapterOptions | undefined;
 }
 
@@ -39,8 +40,9 @@ export interface Kept {
 /** Makes a run that is kept under `name`. */
 export async function createRun(name: string, { model, data, adapter }: Inputs, training: TrainOptions): Promise<RunWriter> {
   if (!model || !data) throw new WebLoraError({ code: 'not_ready', message: 'Load a model and give examples first.' });
-  const { files, options } = data;
-  const config: RunConfig = { model, data: { files: files.map((file) => file.name), options }, training };
+  const { evalFiles, options } = data;
+  const files = [...data.files, ...evalFiles];
+  const config: RunConfig = { model, data: { files: files.map((file) => file.name), evalFiles: evalFiles.length, options }, training };
   return RunWriter.create(name, adapter ? { ...config, adapter } : config, files);
 }
 

@@ -31,6 +31,12 @@ export interface Products {
   reason: string;
 }
 
+/** What can be stopped. */
+export interface Stoppable {
+  signal?: AbortSignal | undefined;
+}
+
+/** How to open the GPU. By default, the best there is. */
 export interface EngineOptions {
   /** Ask only for the limits that every WebGPU device has, even where this one offers more. */
   defaultLimits?: boolean;
@@ -85,6 +91,7 @@ export interface HubChoice {
   sizeBytes: number;
 }
 
+/** A file of a repository, as the Hub lists it. */
 export interface HubFile {
   path: string;
   /** In bytes. */
@@ -109,6 +116,7 @@ export interface CachedModel {
 /** A block type of GGUF that plain numbers can be made into: some 8.5 or 4.5 bits each. */
 export type Quantization = 'q8_0' | 'q4_0';
 
+/** How to load a model. By default, as it is. */
 export interface LoadModelOptions {
   /** Longest row of tokens, where less than the model's own limit is wanted. */
   contextLength?: number;
@@ -117,10 +125,12 @@ export interface LoadModelOptions {
    * of 32 columns stay as they are. Default: all stay.
    */
   quantize?: Quantization;
+  /** Called often. */
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }
 
+/** How far some work has come. */
 export interface Progress {
   /** `wait`: another tab is downloading this model. `verify`: what there is of it is read again. */
   phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile' | 'evaluate';
@@ -132,6 +142,7 @@ export interface Progress {
   secondsLeft?: number;
 }
 
+/** What a model is. */
 export interface ModelInfo {
   name: string;
   /** `model_type` of config.json, which for GGUF files is worked out from the metadata. */
@@ -166,16 +177,73 @@ export interface QuantizationError {
   worstTensor: string;
 }
 
+/** A file of examples, or its content. */
+export type DataInput = Blob | string | Uint8Array<ArrayBuffer>;
+
+export type DataFormat = 'jsonl' | 'json' | 'csv' | 'tsv' | 'parquet' | 'text';
+
+/** What the columns of a file say it is. */
+export type DataShape =
+  | 'messages'
+  | 'sharegpt'
+  | 'alpaca'
+  | 'prompt_completion'
+  | 'question_answer'
+  | 'text'
+  | 'preference'
+  | 'mapped';
+
+/**
+ * What the columns of a file are: each the name of a column, or a template such as `Q: {question}` (`{{` and `}}` are
+ * brackets). Needed are `prompt` and `completion`, or `text`, or `messages`, or `chosen` and `rejected`.
+ */
+export interface DataMapping {
+  prompt?: string;
+  completion?: string;
+  text?: string;
+  messages?: string;
+  /** What a conversation begins with. */
+  system?: string;
+  chosen?: string;
+  rejected?: string;
+  /**
+   * Whether `prompt` and `completion` are a question and its answer, put through the model's chat template. Default: where
+   * it has one. Otherwise they are one text, of which the second part is learned.
+   */
+  chat?: boolean;
+}
+
+/** What a file is, before there is a model to read it for. */
+export interface DataSummary {
+  format: DataFormat;
+  /** Undefined where a mapping has to say it. */
+  shape?: DataShape;
+  columns: string[];
+  rows: number;
+  /** The first rows, long values shortened. */
+  sample: Record<string, unknown>[];
+}
+
+/** How to read examples. */
 export interface LoadDatasetOptions {
   /** File name to use in messages, where the data itself has none. */
   name?: string;
-  /** Longer examples are cut to this many tokens. */
+  /** Longer examples are cut to this many tokens; texts go on in the next example. */
   maxLength?: number;
+  /** Of all files; told by content and name where not given. */
+  format?: DataFormat;
+  /** Told by the columns where not given. */
+  mapping?: DataMapping;
+  /** Examples to evaluate on, from files of their own. Those that are also trained on are left out. */
+  evalData?: DataInput | readonly DataInput[];
   /** Share of the examples that is held out to evaluate on, at most 0.5. Default: none. */
   evalShare?: number;
   /** Which these are. */
   seed?: number;
 }
+
+/** How files are read; which these are is apart. */
+export type DataSettings = Omit<LoadDatasetOptions, 'name' | 'evalData'>;
 
 /** What is in a file of examples, after templates, tokens and masks. */
 export interface DatasetReport {
@@ -192,10 +260,20 @@ export interface DatasetReport {
   longest: number;
   /** Examples held out, which are in no other number here. */
   evalExamples: number;
-  /** Lines that were left out, and why. */
-  errors: { line: number; message: string }[];
+  /** Their tokens. */
+  evalTokens: number;
+  /** Examples that are the same as an earlier one. They are trained on all the same. */
+  duplicates: number;
+  /** How many examples have `from` to `to` tokens, both included. */
+  histogram: { from: number; to: number; count: number }[];
+  /** Of the first file. */
+  format: DataFormat;
+  shape?: DataShape;
+  files: { file: string; format: DataFormat; shape?: DataShape; examples: number }[];
+  /** Lines (of Parquet, rows) that were left out, and why. */
+  errors: { file: string; line: number; message: string }[];
   /** The first examples as the model sees them; of a pair, the chosen answer and then the rejected one. */
-  preview: { line: number; pieces: { text: string; supervised: boolean }[] }[];
+  preview: { file: string; line: number; pieces: { text: string; supervised: boolean }[] }[];
 }
 
 /** Settings of a new adapter, as in PEFT's `LoraConfig`. */
@@ -219,6 +297,7 @@ export interface AdapterOptions {
   seed?: number;
 }
 
+/** What an adapter is. */
 export interface AdapterInfo {
   r: number;
   loraAlpha: number;
@@ -267,6 +346,7 @@ export interface AdapterSpectrum {
   norm: number;
 }
 
+/** The same of one module. */
 export interface ModuleSpectrum {
   /** Path of the module. */
   name: string;
@@ -306,6 +386,7 @@ export interface WeightedAdapter {
   weight: number;
 }
 
+/** How to add adapters up. */
 export interface CombineOptions {
   /**
    * As peft's `combination_type`: `cat` is exact and adds the ranks up; `svd` is the nearest of a rank; `linear` adds As
@@ -327,6 +408,10 @@ export interface RebuiltAdapter {
   parameters: number;
 }
 
+/**
+ * How the learning rate goes on after the warm-up: down to zero along a cosine, once or again and again, or along a line,
+ * or not at all.
+ */
 export type Schedule = 'cosine' | 'cosine_with_restarts' | 'linear' | 'constant';
 
 /** How AdamW keeps its moments: in f32, or in 8 bits with a scale for every 256 numbers. */
@@ -338,6 +423,7 @@ export type Optim = 'adamw' | 'adamw_8bit';
  */
 export type Loss = 'sft' | 'dpo' | 'orpo';
 
+/** Settings of a training, as in TRL’s `SFTConfig`. What is left out is chosen by the engine. */
 export interface TrainOptions {
   /** Optimiser steps; takes precedence over `epochs`. */
   steps?: number;
@@ -394,16 +480,21 @@ export interface TrainOptions {
   saveSteps?: number;
 }
 
+/** What to hear of a training, and where it is kept. */
 export interface TrainCallbacks {
   /** Keeps the run in the tab's storage, under this name, from where `resumeRun` can go on with it. */
   run?: string;
   /** What `saveState` gave: goes on there, and ends in the same bytes as a run that was never stopped. */
   resume?: Uint8Array<ArrayBuffer>;
+  /** Called while the step is compiled. */
   onProgress?: (progress: Progress) => void;
   /** The step is compiled and fits; the first one starts. */
   onPlan?: (plan: TrainPlan) => void;
+  /** A step is done. */
   onStep?: (step: TrainStep) => void;
+  /** An evaluation is done. */
   onEval?: (evaluation: EvalStep) => void;
+  /** One of the `samplePrompts` is answered. */
   onSample?: (sample: Sample) => void;
   /** The run is kept under this id. */
   onRun?: (id: string) => void;
@@ -474,6 +565,7 @@ export interface AdapterCost {
   fullBytes: number;
 }
 
+/** What a training will be, known before its first step. */
 export interface TrainPlan {
   steps: number;
   batchSize: number;
@@ -503,6 +595,7 @@ export interface Rewards {
   logOddsRatio?: number;
 }
 
+/** One step of the optimiser. */
 export interface TrainStep {
   /** 1-based. */
   step: number;
@@ -522,6 +615,7 @@ export interface TrainStep {
   secondsLeft: number | undefined;
 }
 
+/** How a training ended. */
 export interface TrainResult {
   /** Steps done. */
   steps: number;
@@ -554,6 +648,7 @@ export interface EvalStep extends Evaluation {
   best: boolean;
 }
 
+/** What to evaluate. */
 export interface EvaluateOptions {
   /** Those held out (the default), or those trained on. */
   data?: 'eval' | 'train';
@@ -608,7 +703,8 @@ export interface RunConfig {
     source?: string | HubSource;
     options: { contextLength?: number; quantize?: Quantization };
   };
-  data: { files: string[]; options: LoadDatasetOptions };
+  /** The last `evalFiles` of the files are to evaluate on. */
+  data: { files: string[]; evalFiles?: number; options: DataSettings };
   /** Undefined where the run went on from an adapter that there was. */
   adapter?: AdapterOptions;
   training: TrainOptions;
@@ -670,6 +766,7 @@ export interface ProfileOp {
   gigabytesPerSecond: number;
 }
 
+/** One message of a conversation. */
 export interface Message {
   role: string;
   content: string;
@@ -677,6 +774,7 @@ export interface Message {
   [field: string]: unknown;
 }
 
+/** What to answer, and how. */
 export interface GenerateOptions {
   /** A conversation, put through the model's chat template. */
   messages?: Message[];
@@ -696,6 +794,7 @@ export interface GenerateOptions {
   topLogprobs?: number;
 }
 
+/** What to hear of an answer. */
 export interface GenerateCallbacks {
   /** Text as it comes, in pieces. */
   onToken?: (text: string) => void;
@@ -703,6 +802,7 @@ export interface GenerateCallbacks {
   signal?: AbortSignal;
 }
 
+/** An answer. */
 export interface GenerateResult {
   text: string;
   tokens: number;
@@ -712,6 +812,7 @@ export interface GenerateResult {
   logprobs?: TokenLogprobs[];
 }
 
+/** A token and how likely it was. */
 export interface TokenLogprob {
   /** What it adds to the text. */
   text: string;
@@ -719,6 +820,7 @@ export interface TokenLogprob {
   logprob: number;
 }
 
+/** A token of an answer, and what else might have come. */
 export interface TokenLogprobs extends TokenLogprob {
   /** The likeliest first. */
   top: TokenLogprob[];

@@ -1,6 +1,7 @@
 /** The face of the wasm module, as `src/web.rs` of the crate exports it. Only the worker loads it. */
 
 import init, { Engine } from '../pkg/web_lora.js';
+import type { DataFile } from './data-files.js';
 import type { LoadSettings, WeightedSource } from './protocol.js';
 import type {
   AdapterEntry,
@@ -12,6 +13,8 @@ import type {
   BatchReport,
   CombineOptions,
   CompressOptions,
+  DataSettings,
+  DataSummary,
   DatasetReport,
   DeviceInfo,
   EngineOptions,
@@ -22,7 +25,6 @@ import type {
   Forecast,
   GenerateOptions,
   GenerateResult,
-  LoadDatasetOptions,
   ModelInfo,
   OptimOptions,
   OptimReport,
@@ -59,7 +61,8 @@ export interface WasmEngine {
   products(): Products;
   loadModel(files: readonly ByteSource[], options: LoadSettings, onProgress: OnProgress): Promise<ModelInfo>;
   planMemory(files: readonly ByteSource[], options: PlanMemoryOptions): Promise<Forecast>;
-  loadDataset(file: string, bytes: Uint8Array, options: Omit<LoadDatasetOptions, 'name'>): DatasetReport;
+  loadDataset(files: readonly DataFile[], evalFiles: readonly DataFile[], options: DataSettings): DatasetReport;
+  inspectData(file: DataFile): DataSummary;
   clearDataset(): void;
   newAdapter(options: AdapterOptions): AdapterInfo;
   loadAdapter(config: Uint8Array, weights: Uint8Array): AdapterInfo;

@@ -3,6 +3,7 @@
  * must not overlap. Aborts overtake the queue and reach a running command through its callbacks' `false`.
  */
 
+import { readable, type DataFile } from './data-files.js';
 import { WebLoraError, errorData, type ErrorData } from './errors.js';
 import { stopped } from './http.js';
 import type {
@@ -18,14 +19,14 @@ import type {
   ToWorker,
 } from './protocol.js';
 import { openSource, type OpenOptions } from './sources.js';
-import { RunWriter, type DataFile } from './runs/writer.js';
+import { RunWriter } from './runs/writer.js';
 import { createRun, train, type Inputs, type Listener } from './training.js';
 import type {
   AdapterFiles,
+  DataSettings,
   DatasetReport,
   DeviceInfo,
   HubSource,
-  LoadDatasetOptions,
   ModelInfo,
   Profile,
   Progress,
@@ -34,6 +35,9 @@ import type {
   TrainResult,
 } from './types.js';
 import { createWasmEngine, type ByteSource, type WasmEngine } from './wasm.js';
+
+/** Commands for which to be stopped is an end like any other. */
+const ENDS_WHEN_STOPPED: readonly CommandName[] = ['train', 'resumeRun', 'generate'];
 
 let engine: WasmEngine | undefined;
 /** What the engine was given last. */
@@ -57,6 +61,7 @@ self.addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
   queue = queue.then(async () => {
     try {
       if (crash) throw new WebLoraError(crash);
+      if (abort.signal.aborted && !ENDS_WHEN_STOPPED.includes(command.type)) throw stopped();
       const result = await Promise.race([run(id, command, abort.signal), death]);
       post({ kind: 'result', id, result }, transfers(result));
     } catch (error) {
@@ -103,7 +108,11 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
         wasm.planMemory(files, command.options),
       );
     case 'loadDataset':
-      return readDataset(wasm, [{ name: command.file, bytes: command.bytes }], command.options);
+      return readDataset(wasm, command.files, command.evalFiles, command.options);
+    case 'inspectData': {
+      const [file = command.file] = await readable([command.file]);
+      return wasm.inspectData(file);
+    }
     case 'clearDataset':
       delete inputs.data;
       wasm.clearDataset();
@@ -274,7 +283,8 @@ async function resumeRun(wasm: WasmEngine, id: string, listener: Listener): Prom
     const { config } = writer.info;
     if (writer.info.status === 'done') throw new WebLoraError({ code: 'not_ready', message: 'This run is done.' });
     await ensureModel(wasm, config.model, listener);
-    readDataset(wasm, data, config.data.options);
+    const trained = data.length - (config.data.evalFiles ?? 0);
+    await readDataset(wasm, data.slice(0, trained), data.slice(trained), config.data.options);
     inputs.adapter = config.adapter;
     // What the factors are comes with the state; here it matters which there are.
     const adapter = await writer.startingAdapter();
@@ -303,11 +313,15 @@ async function ensureModel(wasm: WasmEngine, wanted: RunConfig['model'], listene
   throw new WebLoraError({ code: 'bad_file', file: wanted.name, message });
 }
 
-function readDataset(wasm: WasmEngine, files: readonly DataFile[], options: LoadDatasetOptions): DatasetReport {
-  const [file] = files;
-  if (!file) throw new WebLoraError({ code: 'not_ready', message: 'There are no examples.' });
-  const report = wasm.loadDataset(file.name, file.bytes, options);
-  inputs.data = { files, options };
+async function readDataset(
+  wasm: WasmEngine,
+  files: readonly DataFile[],
+  evalFiles: readonly DataFile[],
+  options: DataSettings,
+): Promise<DatasetReport> {
+  const { format } = options;
+  const report = wasm.loadDataset(await readable(files, format), await readable(evalFiles, format), options);
+  inputs.data = { files, evalFiles, options };
   return report;
 }
 

@@ -10,6 +10,7 @@
  */
 
 import { WebLoraError } from '../errors.js';
+import { platform } from '../platform.js';
 import type { CachedModel, HubChoice, HubFile, HubListing } from '../types.js';
 import { COMMIT, addressOf, fetchListing, type HubAddress } from './api.js';
 import { pickChoice } from './files.js';
@@ -46,7 +47,7 @@ export const hubCache = {
   async delete({ source }: Pick<CachedModel, 'source'>): Promise<void> {
     const address = addressOf(source);
     const where = { ...address, commit: address.revision };
-    await navigator.locks.request(lockOf(where), { ifAvailable: true }, async (lock) => {
+    await platform().locks.request(lockOf(where), { ifAvailable: true }, async (lock) => {
       if (!lock) throw inUse(source.repo);
       const repository = await folderOf(address, false);
       const folder = await subfolder(repository, where.commit, false);
@@ -158,7 +159,7 @@ async function foldersIn(folder: FileSystemDirectoryHandle): Promise<FileSystemD
 
 /** The tab's storage, which some browsers withhold in private windows. */
 async function storage(): Promise<FileSystemDirectoryHandle | undefined> {
-  return navigator.storage.getDirectory().catch(() => undefined);
+  return platform().storage.getDirectory().catch(() => undefined);
 }
 
 async function folderOf(

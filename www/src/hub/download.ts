@@ -8,6 +8,7 @@
 
 import { WebLoraError } from '../errors.js';
 import { networkError, pause, stopped, totalSize } from '../http.js';
+import { platform } from '../platform.js';
 import type { HubChoice, HubFile, HubListing, Progress } from '../types.js';
 import { ask, fileUrl, type HubAddress } from './api.js';
 import { keepListing, keptBytes, lockOf, nameOf, partOf, wholeFile } from './cache.js';
@@ -47,11 +48,11 @@ export async function download(listing: HubListing, choice: HubChoice, options: 
   const { signal, onProgress } = options;
   const bring = () => new Download(listing, choice, options).run();
   const lock = lockOf(listing);
-  const files = await navigator.locks.request(lock, { ifAvailable: true }, (free) => (free ? bring() : undefined));
+  const files = await platform().locks.request(lock, { ifAvailable: true }, (free) => (free ? bring() : undefined));
   if (files) return files;
   onProgress({ phase: 'wait', loaded: 0, total: 1 });
   try {
-    return await navigator.locks.request(lock, { signal }, bring);
+    return await platform().locks.request(lock, { signal }, bring);
   } catch (error) {
     throw signal.aborted ? stopped() : error;
   }
@@ -220,7 +221,7 @@ class Meter {
 }
 
 async function checkSpace(repo: string, needed: number): Promise<void> {
-  const { quota, usage = 0 } = await navigator.storage.estimate();
+  const { quota, usage = 0 } = await platform().storage.estimate();
   const free = quota === undefined ? Infinity : quota - usage;
   if (needed > free) throw noSpace(repo, needed - free);
 }

@@ -10,6 +10,7 @@
  */
 
 import { WebLoraError } from '../errors.js';
+import { platform } from '../platform.js';
 import type { AdapterFiles } from '../types.js';
 
 const ROOT = 'web-lora-runs';
@@ -17,7 +18,7 @@ const ROOT = 'web-lora-runs';
 /** The folder of all runs, made where it is not there. */
 export async function runsFolder(): Promise<FileSystemDirectoryHandle> {
   try {
-    return await (await navigator.storage.getDirectory()).getDirectoryHandle(ROOT, { create: true });
+    return await (await platform().storage.getDirectory()).getDirectoryHandle(ROOT, { create: true });
   } catch {
     const message = 'This browser gives the page no storage to keep runs in. A private window may be why.';
     throw new WebLoraError({ code: 'no_space', message });

@@ -1,6 +1,7 @@
 /** Runs kept in the tab's storage: to look at, compare, take out and delete. Training and resuming are the engine's. */
 
 import { zipSync } from 'fflate';
+import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunInfo, RunMetrics, Sample, TrainStep } from '../types.js';
 import { inUse, lockOf, readAdapter, readFile, readJson, runFolder, runsFolder } from './folder.js';
 import type { Metric } from './writer.js';
@@ -62,7 +63,7 @@ export const runs = {
   /** Deletes it. Rejects with `in_use` while any tab is training it. */
   async delete(id: string): Promise<void> {
     const folder = await runsFolder();
-    await navigator.locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
+    await platform().locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
       if (!lock) throw inUse(id);
       await folder.removeEntry(id, { recursive: true });
     });
@@ -72,7 +73,7 @@ export const runs = {
 /** A run that says that it is under way, while nobody holds it, was cut off. */
 async function withLock(info: RunInfo): Promise<RunInfo> {
   if (info.status !== 'running') return info;
-  const { held = [] } = await navigator.locks.query();
+  const { held = [] } = await platform().locks.query();
   return held.some(({ name }) => name === lockOf(info.id)) ? info : { ...info, status: 'interrupted' };
 }
 

@@ -1,18 +1,14 @@
 /** A run as it is written while it trains. Used by the worker alone, which has the handles that write in place. */
 
+import type { DataFile } from '../data-files.js';
 import { WebLoraError } from '../errors.js';
+import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunConfig, RunInfo, RunStatus, Sample, TrainStep } from '../types.js';
 import { readCheckpoint, removeCheckpoints, writeCheckpoint } from './checkpoint.js';
 import { inUse, lockOf, openFile, readAdapter, readFile, readJson, runFolder, runsFolder, writeFile } from './folder.js';
 
 /** A line of metrics.jsonl. */
 export type Metric = ({ type: 'step' } & TrainStep) | ({ type: 'evaluation' } & EvalStep) | ({ type: 'sample' } & Sample);
-
-/** A file of examples, as it was given. */
-export interface DataFile {
-  name: string;
-  bytes: Uint8Array<ArrayBuffer>;
-}
 
 /** One run, held against other tabs until it is closed. */
 export class RunWriter {
@@ -148,7 +144,7 @@ async function lock(id: string, name: string): Promise<() => void> {
           release();
         }
       });
-    navigator.locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
+    platform().locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
   });
 }
 
