@@ -5,7 +5,7 @@
 
 import { WebLoraError } from './errors.js';
 import { checkSettings } from './settings.js';
-import type { AdapterOptions, LoadDatasetOptions, Loss, Schedule, TrainOptions } from './types.js';
+import type { AdapterOptions, DataSettings, Loss, Schedule, TrainOptions } from './types.js';
 
 /** What a script is made of. */
 export interface ScriptSettings {
@@ -13,10 +13,10 @@ export interface ScriptSettings {
   model: string;
   /** The file in it, where the model is one in GGUF. */
   ggufFile?: string;
-  /** Paths of files of JSON lines, all with the same fields. */
+  /** Paths of files of JSON lines, all with the same fields: `messages`, `prompt` and `completion`, `text`, or TRL's pairs. */
   dataFiles: readonly string[];
-  /** How they are read here: `maxLength`, `evalShare`, `seed`. */
-  data?: LoadDatasetOptions;
+  /** How they are read here. */
+  data?: Pick<DataSettings, 'maxLength' | 'evalShare' | 'seed'>;
   adapter?: AdapterOptions;
   training?: TrainOptions;
 }
@@ -173,7 +173,7 @@ function trainingArguments(training: TrainOptions, evaluated: boolean): Record<s
 }
 
 /** What TRL adds to them. */
-function lossArguments(training: TrainOptions, { maxLength }: LoadDatasetOptions): Record<string, Value> {
+function lossArguments(training: TrainOptions, { maxLength }: Pick<DataSettings, 'maxLength'>): Record<string, Value> {
   const max_length = maxLength ?? null;
   if (training.loss && training.loss !== 'sft') return { max_length, beta: training.beta ?? 0.1 };
   return {
