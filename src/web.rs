@@ -164,6 +164,29 @@ impl Engine {
         files(self.engine.save_adapter().await.map_err(to_js_error)?)
     }
 
+    /// The adapter as files of another format, each `{name, bytes}`: `gguf` for llama.cpp, `mlx` for mlx-lm.
+    #[wasm_bindgen(js_name = exportAdapter)]
+    pub async fn export_adapter(&self, format: &str) -> JsResult<Vec<JsValue>> {
+        let files = match format {
+            "gguf" => vec![("adapter.gguf", self.engine.save_adapter_gguf().await.map_err(to_js_error)?)],
+            "mlx" => {
+                let (config, weights) = self.engine.save_adapter_mlx().await.map_err(to_js_error)?;
+                vec![("adapter_config.json", config), ("adapters.safetensors", weights)]
+            }
+            _ => {
+                let allowed = "'peft', 'gguf' or 'mlx'".to_owned();
+                return Err(to_js_error(Error::BadSetting { name: "format".into(), value: format.into(), allowed }));
+            }
+        };
+        let named = |(name, bytes): (&str, Vec<u8>)| {
+            let file = Object::new();
+            Reflect::set(&file, &"name".into(), &name.into())?;
+            Reflect::set(&file, &"bytes".into(), &Uint8Array::from(&bytes[..]))?;
+            Ok(file.into())
+        };
+        files.into_iter().map(named).collect()
+    }
+
     /// Keeps an adapter under a new name: `{config, weights}`, the name of another, or the one in use where undefined.
     #[wasm_bindgen(js_name = addAdapter)]
     pub async fn add_adapter(&mut self, name: &str, from: JsValue) -> JsResult<JsValue> {

@@ -1,15 +1,32 @@
-/** The adapter on its way out, as a zip, and back in. */
+/** The adapter on its way out, in the format of who is to read it, and back in; and its training as a script. */
 
-import { packAdapter, type AdapterCard, type AdapterFiles } from 'web-lora';
+import { packAdapter, packFiles, trainingScript, type AdapterCard, type AdapterFiles, type AdapterFormat } from 'web-lora';
 import { toError, type App, type State } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
 import { formatCount, formatLoss, formatShort } from './format.js';
+import type { Settings } from './settings.js';
+
+const FORMATS: Record<AdapterFormat, { button: string; hint: string }> = {
+  peft: {
+    button: 'Download as zip',
+    hint: 'One zip with PEFT’s two files and a README, which opens here and in Python.',
+  },
+  gguf: {
+    button: 'Download as GGUF',
+    hint: 'One file, to be given to the program together with the model as GGUF. It does not open here again.',
+  },
+  mlx: {
+    button: 'Download as zip',
+    hint: 'One zip with the two files that mlx-lm looks for. It does not open here again.',
+  },
+};
 
 /** Wires the download, here and in the box of trouble, and the opening of adapters. */
-export function keepStep(app: App): void {
+export function keepStep(app: App, settings: Settings): void {
   const error = byId('keep-error');
   const name = byId<HTMLInputElement>('keep-name');
+  const format = byId<HTMLSelectElement>('keep-format');
   let named = '';
   let card: Omit<AdapterCard, 'name'> = { baseModel: 'unknown' };
 
@@ -30,9 +47,9 @@ export function keepStep(app: App): void {
   onFiles(byId('keep-folder-button'), byId<HTMLInputElement>('keep-folder'), open);
   onDrop(byId('keep-drop'), open);
 
+  const title = () => name.value.trim() || 'adapter';
   const download = (files: AdapterFiles) => {
-    const title = name.value.trim() || 'adapter';
-    saveAs(packAdapter(files, { name: title, ...card }), `${fileName(title)}.zip`);
+    saveAs(packAdapter(files, { name: title(), ...card }), `${fileName(title())}.zip`);
   };
   /** The engine's adapter, or the last one that there was, which outlives model and engine. */
   const current = async () => {
@@ -40,16 +57,42 @@ export function keepStep(app: App): void {
     if (adapter && !trouble) return app.engine.saveAdapter();
     return app.lastAdapter;
   };
-  byId('keep-form').addEventListener('submit', async (event) => {
-    event.preventDefault();
-    showText(byId('save-error'), undefined);
-    try {
+  const save = async (chosen: AdapterFormat) => {
+    if (chosen === 'peft') {
       const files = await current();
       if (files) download(files);
+      return;
+    }
+    const files = await app.engine.exportAdapter(chosen);
+    const [first] = files;
+    if (chosen === 'gguf' && first) saveAs(new Blob([first.bytes]), `${fileName(title())}.gguf`);
+    else saveAs(packFiles(files), `${fileName(title())}-mlx.zip`);
+  };
+  const attempt = async (work: () => Promise<void> | void) => {
+    showText(byId('save-error'), undefined);
+    try {
+      await work();
     } catch (thrown) {
       showText(byId('save-error'), toError(thrown).message);
     }
+  };
+  byId('keep-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    void attempt(() => save(format.value as AdapterFormat));
   });
+  byId('keep-script').addEventListener('click', () => {
+    void attempt(() => {
+      const script = scriptOf(app.state, settings);
+      saveAs(new Blob([script], { type: 'text/x-python' }), `${fileName(title())}.py`);
+    });
+  });
+  const showFormat = () => {
+    const { button, hint } = FORMATS[format.value as AdapterFormat];
+    byId('keep-download').textContent = button;
+    byId('keep-format-hint').textContent = hint;
+  };
+  format.addEventListener('change', showFormat);
+  showFormat();
   byId('trouble-download').addEventListener('click', () => {
     if (app.lastAdapter) download(app.lastAdapter);
   });
@@ -87,6 +130,20 @@ function cardOf({ model, dataset, adapter, lastLoss }: State): Omit<AdapterCard,
   if (dataset) facts['Examples'] = `${formatCount(dataset.examples)}, from ${dataset.file}`;
   if (lastLoss !== undefined) facts['Loss at the end'] = formatLoss(lastLoss);
   return { baseModel: model?.name ?? 'unknown', facts };
+}
+
+/** The training with the settings as they are now; a model or file of this device is taken to lie beside the script. */
+function scriptOf({ model, modelSource, dataset }: State, settings: Settings): string {
+  const source = modelSource?.source;
+  const hub = typeof source === 'object' && 'repo' in source ? source : undefined;
+  const file = hub ? hub.file : model?.name;
+  return trainingScript({
+    ...(file?.endsWith('.gguf') ? { model: hub?.repo ?? '.', ggufFile: file } : { model: hub?.repo ?? file ?? 'model' }),
+    dataFiles: [dataset?.file ?? 'examples.jsonl'],
+    data: settings.dataset,
+    adapter: settings.adapter,
+    training: settings.training,
+  });
 }
 
 function fileName(text: string): string {

@@ -26,7 +26,7 @@ runsPanel(app, settings, trainStep(app, settings));
 profilePanel(app, settings);
 tabs(byId('after-tabs'));
 chat(app);
-keepStep(app);
+keepStep(app, settings);
 glossary();
 keepOffline();
 void app.start();

@@ -2,7 +2,7 @@
 
 import { strToU8, unzipSync, zipSync } from 'fflate';
 import { WebLoraError } from './errors.js';
-import type { AdapterFiles } from './types.js';
+import type { AdapterFiles, ExportedFile } from './types.js';
 
 const CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
@@ -21,13 +21,23 @@ export interface AdapterCard {
 
 /** The adapter's two files and a README.md, zipped. */
 export function packAdapter(files: AdapterFiles, card: AdapterCard): Blob {
-  const zip = zipSync({
-    [CONFIG]: files.config,
-    // Trained floats do not compress: store them.
-    [WEIGHTS]: [files.weights, { level: 0 }],
-    'README.md': strToU8(modelCard(card)),
-  });
+  return packFiles([...filesOf(files), { name: 'README.md', bytes: strToU8(modelCard(card)) }]);
+}
+
+/** Files of an adapter, zipped. */
+export function packFiles(files: readonly ExportedFile[]): Blob {
+  // Trained floats do not compress: store them.
+  const level = (name: string) => (name.endsWith('.safetensors') ? 0 : 6);
+  const zip = zipSync(Object.fromEntries(files.map(({ name, bytes }) => [name, [bytes, { level: level(name) }]])));
   return new Blob([zip], { type: 'application/zip' });
+}
+
+/** The adapter's two files under PEFT's names. */
+export function filesOf({ config, weights }: AdapterFiles): ExportedFile[] {
+  return [
+    { name: CONFIG, bytes: config },
+    { name: WEIGHTS, bytes: weights },
+  ];
 }
 
 /** The two files out of a zip, or out of a folder's files. */

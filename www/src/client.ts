@@ -1,6 +1,6 @@
 /** The engine as the main thread sees it: the same methods, run in a worker of its own. */
 
-import { packAdapter, unpackAdapter, type AdapterCard } from './adapter-files.js';
+import { filesOf, packAdapter, unpackAdapter, type AdapterCard } from './adapter-files.js';
 import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
 import { stopped } from './http.js';
@@ -20,6 +20,7 @@ import { Task } from './task.js';
 import type {
   AdapterEntry,
   AdapterFiles,
+  AdapterFormat,
   AdapterFrom,
   AdapterInfo,
   AdapterOptions,
@@ -34,6 +35,7 @@ import type {
   EngineOptions,
   EvaluateOptions,
   Evaluation,
+  ExportedFile,
   Forecast,
   GenerateCallbacks,
   GenerateOptions,
@@ -239,6 +241,15 @@ export class Engine {
   /** The adapter as one zip with a README.md. */
   async saveAdapterZip(card: AdapterCard): Promise<Blob> {
     return packAdapter(await this.saveAdapter(), card);
+  }
+
+  /**
+   * The adapter as the files of a format: `adapter_config.json` and `adapter_model.safetensors`, `adapter.gguf`, or
+   * `adapter_config.json` and `adapters.safetensors`. Rejects with `unsupported` where GGUF has no name for a module.
+   */
+  async exportAdapter(format: AdapterFormat): Promise<ExportedFile[]> {
+    if (format === 'peft') return filesOf(await this.saveAdapter());
+    return this.#call('exportAdapter', { format });
   }
 
   /**

@@ -5,6 +5,7 @@ import type { ErrorData } from './errors.js';
 import type {
   AdapterEntry,
   AdapterFiles,
+  AdapterFormat,
   AdapterFrom,
   AdapterInfo,
   AdapterOptions,
@@ -20,6 +21,7 @@ import type {
   EvalStep,
   EvaluateOptions,
   Evaluation,
+  ExportedFile,
   Forecast,
   GenerateOptions,
   GenerateResult,
@@ -61,6 +63,7 @@ export interface Commands {
   loadAdapter: { files: AdapterFiles; result: AdapterInfo };
   adapterInfo: { result: AdapterInfo | undefined };
   saveAdapter: { result: AdapterFiles };
+  exportAdapter: { format: Exclude<AdapterFormat, 'peft'>; result: ExportedFile[] };
   addAdapter: { name: string; from: AdapterFrom | undefined; result: AdapterInfo };
   useAdapter: { name: string | undefined; result: AdapterInfo | undefined };
   listAdapters: { result: AdapterEntry[] };

@@ -328,6 +328,15 @@ export interface AdapterFiles {
   weights: Uint8Array<ArrayBuffer>;
 }
 
+/** Who reads an adapter: PEFT with all that is built on it, llama.cpp with all that is built on it, or mlx-lm. */
+export type AdapterFormat = 'peft' | 'gguf' | 'mlx';
+
+/** A file under the name that its reader looks for. */
+export interface ExportedFile {
+  name: string;
+  bytes: Uint8Array<ArrayBuffer>;
+}
+
 /** An adapter by its name, or as its files. */
 export type AdapterFrom = string | AdapterFiles;
 

@@ -21,6 +21,7 @@ import type {
   EvalStep,
   EvaluateOptions,
   Evaluation,
+  ExportedFile,
   Forecast,
   GenerateOptions,
   GenerateResult,
@@ -67,6 +68,7 @@ export interface WasmEngine {
   loadAdapter(config: Uint8Array, weights: Uint8Array): AdapterInfo;
   adapterInfo(): AdapterInfo | undefined;
   saveAdapter(): AdapterFiles | Promise<AdapterFiles>;
+  exportAdapter(format: string): Promise<ExportedFile[]>;
   addAdapter(name: string, from: AdapterFrom | undefined): Promise<AdapterInfo>;
   useAdapter(name: string | undefined): Promise<AdapterInfo | undefined>;
   listAdapters(): AdapterEntry[];

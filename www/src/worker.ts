@@ -127,6 +127,8 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
       return wasm.adapterInfo();
     case 'saveAdapter':
       return wasm.saveAdapter();
+    case 'exportAdapter':
+      return wasm.exportAdapter(command.format);
     case 'addAdapter':
       return wasm.addAdapter(command.name, command.from);
     case 'useAdapter':
@@ -334,9 +336,10 @@ async function profile(
   return profile;
 }
 
-/** Buffers to move rather than copy: those of an adapter. */
+/** Buffers to move rather than copy: those of an adapter, of a run or of exported files. */
 function transfers(result: CommandResult<CommandName> | AdapterFiles): Transferable[] {
   if (result instanceof Uint8Array) return [result.buffer];
+  if (Array.isArray(result)) return result.flatMap((entry) => ('bytes' in entry ? [entry.bytes.buffer] : []));
   if (typeof result !== 'object' || !('config' in result)) return [];
   return [result.config.buffer, result.weights.buffer];
 }

@@ -34,6 +34,15 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   expect(header).toContain('base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight');
   expect(Buffer.from(files['README.md'] ?? []).toString()).toContain('# Ahoy there');
 
+  await page.selectOption('#keep-format', 'gguf');
+  expect((await readFile(await studio.download('#keep-download'))).subarray(0, 4).toString()).toBe('GGUF');
+  await page.selectOption('#keep-format', 'mlx');
+  const mlx = unzipSync(await readFile(await studio.download('#keep-download')));
+  expect(Object.keys(mlx).sort()).toEqual(['adapter_config.json', 'adapters.safetensors']);
+  const script = await readFile(await studio.download('#keep-script'), 'utf8');
+  expect(script).toContain('max_steps=100,');
+  expect(script).toContain('DATA = ["examples.jsonl"]');
+
   await studio.open();
   await studio.loadModel();
   await page.setInputFiles('#keep-zip', { name: 'a.zip', mimeType: 'application/zip', buffer: await readFile(zip) });

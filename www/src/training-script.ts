@@ -1,0 +1,262 @@
+/**
+ * The same training in Python: a script for transformers, peft and TRL with the settings of one here. Text, numbers and
+ * names from outside get into it as literals alone, never as code.
+ */
+
+import { WebLoraError } from './errors.js';
+import { checkSettings } from './settings.js';
+import type { AdapterOptions, DataSettings, Loss, Schedule, TrainOptions } from './types.js';
+
+/** What a script is made of. */
+export interface ScriptSettings {
+  /** Id on the Hub, or path of a folder. */
+  model: string;
+  /** The file in it, where the model is one in GGUF. */
+  ggufFile?: string;
+  /** Paths of files of JSON lines, all with the same fields: `messages`, `prompt` and `completion`, `text`, or TRL's pairs. */
+  dataFiles: readonly string[];
+  /** How they are read here. */
+  data?: Pick<DataSettings, 'maxLength' | 'evalShare' | 'seed'>;
+  adapter?: AdapterOptions;
+  training?: TrainOptions;
+}
+
+type Value = string | number | boolean | null | undefined | readonly Value[] | { readonly [key: string]: Value };
+
+const TRAINERS: Record<Loss, { from: string; config: string; trainer: string }> = {
+  sft: { from: 'trl', config: 'SFTConfig', trainer: 'SFTTrainer' },
+  dpo: { from: 'trl', config: 'DPOConfig', trainer: 'DPOTrainer' },
+  orpo: { from: 'trl.experimental.orpo', config: 'ORPOConfig', trainer: 'ORPOTrainer' },
+};
+const SCHEDULES: Record<Schedule, string> = {
+  cosine: 'cosine',
+  cosine_with_restarts: 'cosine_with_restarts',
+  linear: 'linear',
+  constant: 'constant_with_warmup',
+};
+/** A learning rate rises over this share of the steps, where nothing else is said. */
+const WARMUP = 0.05;
+
+/**
+ * A Python script for transformers 5, peft and TRL 1 that trains a new adapter with these settings, in f32; what is
+ * left out is as it is here. Batches are drawn and noise is made by other generators, so losses are alike, not the same.
+ */
+export function trainingScript({ model, ggufFile, dataFiles, data = {}, adapter = {}, training = {} }: ScriptSettings): string {
+  for (const settings of [data, adapter, training]) checkSettings(settings);
+  const loss = training.loss ?? 'sft';
+  const trainer = choice('loss', loss, TRAINERS);
+  const held = (data.evalShare ?? 0) > 0;
+  const evaluated = held && training.evalSteps !== undefined;
+  const plus = training.loraplusLrRatio ?? 1;
+  const stopping = evaluated && training.earlyStoppingPatience !== undefined;
+  const from = call('AutoModelForCausalLM.from_pretrained', [expression('MODEL')], {
+    gguf_file: ggufFile,
+    dtype: 'float32',
+  });
+  const arguments_ = {
+    model: expression('model'),
+    args: expression('args'),
+    train_dataset: expression('examples'),
+    eval_dataset: evaluated ? expression('held_out') : undefined,
+    processing_class: expression('tokenizer'),
+    optimizers: plus === 1 ? undefined : expression('(optimizer, None)'),
+    callbacks: stopping
+      ? expression(`[EarlyStoppingCallback(early_stopping_patience=${python(training.earlyStoppingPatience)})]`)
+      : undefined,
+  };
+  const eightBit = training.optim === 'adamw_8bit';
+  const sections = [
+    [
+      '# The training that was set up in web-lora, with transformers 5, peft and TRL 1:',
+      `#     pip install torch transformers peft trl datasets${eightBit ? ' bitsandbytes' : ''}${ggufFile ? ' gguf' : ''}`,
+      ...(plus === 1 ? [] : [eightBit ? 'import bitsandbytes' : 'import torch']),
+      'from datasets import load_dataset',
+      'from peft import LoraConfig, get_peft_model',
+      ...(plus === 1 ? [] : ['from peft.optimizers import create_loraplus_optimizer']),
+      `from transformers import AutoModelForCausalLM, AutoTokenizer, ${stopping ? 'EarlyStoppingCallback, ' : ''}set_seed`,
+      `from ${trainer.from} import ${trainer.config}, ${trainer.trainer}`,
+    ],
+    [`MODEL = ${python(model)}`, `DATA = ${python(dataFiles)}`],
+    [
+      `tokenizer = ${call('AutoTokenizer.from_pretrained', [expression('MODEL')], { gguf_file: ggufFile })}`,
+      'if tokenizer.pad_token is None:',
+      '    tokenizer.pad_token = tokenizer.eos_token',
+      'examples = load_dataset("json", data_files=DATA, split="train")',
+      ...(loss === 'sft' ? CHATS : []),
+      ...(held
+        ? [
+            `parts = ${call('examples.train_test_split', [], { test_size: data.evalShare, seed: data.seed ?? 0 })}`,
+            'examples, held_out = parts["train"], parts["test"]',
+          ]
+        : []),
+    ],
+    [
+      `model = ${from}`,
+      `set_seed(${python(adapter.seed ?? 0)})`,
+      `model = get_peft_model(model, ${call('LoraConfig', [], lora(adapter), true)})`,
+    ],
+    [`args = ${call(trainer.config, [], { ...trainingArguments(training, evaluated), ...lossArguments(training, data) }, true)}`],
+    plus === 1 ? [] : [`optimizer = ${loraplus(training, plus)}`],
+    [
+      `trainer = ${call(trainer.trainer, [], arguments_, true)}`,
+      'trainer.train()',
+      'trainer.save_model("adapter")',
+    ],
+  ];
+  return `${sections
+    .filter((lines) => lines.length > 0)
+    .map((lines) => lines.join('\n'))
+    .join('\n\n')}\n`;
+}
+
+/** Answers alone are learned of chats, for which a template has to say where they are. */
+const CHATS = [
+  '# Of chats only the answers are learned. Where there is but one, at the end, the rest is its prompt; otherwise TRL needs a',
+  '# chat template that marks the answers, or one of those that it knows how to mark.',
+  'answers_only = "messages" in examples.column_names',
+  'if answers_only and all("assistant" not in [message["role"] for message in chat[:-1]] for chat in examples["messages"]):',
+  '    examples = examples.map(',
+  '        lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}, remove_columns="messages"',
+  '    )',
+  '    answers_only = False',
+];
+
+function lora(adapter: AdapterOptions): Record<string, Value> {
+  return {
+    task_type: 'CAUSAL_LM',
+    r: adapter.r ?? 8,
+    lora_alpha: adapter.loraAlpha ?? 16,
+    use_rslora: adapter.useRslora ?? false,
+    target_modules: adapter.targetModules ?? 'all-linear',
+    exclude_modules: adapter.excludeModules,
+    layers_to_transform: adapter.layersToTransform,
+    rank_pattern: adapter.rankPattern,
+    alpha_pattern: adapter.alphaPattern,
+  };
+}
+
+/** What transformers' `TrainingArguments` has. */
+function trainingArguments(training: TrainOptions, evaluated: boolean): Record<string, Value> {
+  const { steps, schedule = 'cosine' } = training;
+  return {
+    output_dir: 'training',
+    ...(steps === undefined ? { num_train_epochs: training.epochs ?? 3 } : { max_steps: steps }),
+    per_device_train_batch_size: training.batchSize ?? 4,
+    gradient_accumulation_steps: training.gradientAccumulationSteps ?? 1,
+    learning_rate: training.learningRate ?? 1e-3,
+    warmup_steps: warmup(training),
+    lr_scheduler_type: choice('schedule', schedule, SCHEDULES),
+    lr_scheduler_kwargs: schedule === 'cosine_with_restarts' ? { num_cycles: training.numCycles ?? 1 } : undefined,
+    optim: training.optim === 'adamw_8bit' ? 'adamw_8bit' : 'adamw_torch',
+    weight_decay: training.weightDecay ?? 0,
+    adam_beta1: training.beta1 ?? 0.9,
+    adam_beta2: training.beta2 ?? 0.999,
+    adam_epsilon: training.eps ?? 1e-8,
+    max_grad_norm: training.maxGradNorm ?? 1,
+    neftune_noise_alpha: training.neftuneNoiseAlpha || undefined,
+    seed: training.seed ?? 0,
+    logging_steps: 1,
+    bf16: false,
+    ...(evaluated
+      ? {
+          eval_strategy: 'steps',
+          eval_steps: training.evalSteps,
+          per_device_eval_batch_size: training.batchSize ?? 4,
+          eval_on_start: training.evalOnStart,
+          load_best_model_at_end: training.loadBestModelAtEnd,
+          metric_for_best_model: 'eval_loss',
+          save_strategy: 'steps',
+          save_steps: training.evalSteps,
+        }
+      : { save_strategy: 'no' }),
+  };
+}
+
+/** What TRL adds to them. */
+function lossArguments(training: TrainOptions, { maxLength }: Pick<DataSettings, 'maxLength'>): Record<string, Value> {
+  const max_length = maxLength ?? null;
+  if (training.loss && training.loss !== 'sft') return { max_length, beta: training.beta ?? 0.1 };
+  return {
+    max_length,
+    label_smoothing_factor: training.labelSmoothingFactor || undefined,
+    assistant_only_loss: expression('answers_only'),
+  };
+}
+
+/** A number of steps, or where it is not known a share of them below 1, which transformers rounds up. */
+function warmup({ steps, warmupSteps, warmupRatio }: TrainOptions): number {
+  if (warmupSteps !== undefined && (warmupSteps > 0 || warmupRatio === undefined)) return warmupSteps;
+  if (steps === undefined) return Math.min(warmupRatio ?? WARMUP, 1 - 1e-6);
+  return warmupRatio === undefined ? Math.floor(steps * WARMUP) : Math.ceil(steps * warmupRatio);
+}
+
+function loraplus(training: TrainOptions, ratio: number): string {
+  const optimizer = training.optim === 'adamw_8bit' ? 'bitsandbytes.optim.AdamW8bit' : 'torch.optim.AdamW';
+  return call('create_loraplus_optimizer', [expression('model'), expression(optimizer)], {
+    lr: training.learningRate ?? 1e-3,
+    loraplus_lr_ratio: ratio,
+    loraplus_weight_decay: training.weightDecay ?? 0,
+    betas: [training.beta1 ?? 0.9, training.beta2 ?? 0.999],
+    eps: training.eps ?? 1e-8,
+  }, true);
+}
+
+/** What is written as it is, and made here alone: data from outside cannot be one of these. */
+class Expression {
+  readonly code: string;
+
+  constructor(code: string) {
+    this.code = code;
+  }
+}
+
+function expression(code: string): Value {
+  return new Expression(code) as unknown as Value;
+}
+
+/** A call, with each keyword on a line of its own where it is `long`. */
+function call(name: string, positional: readonly Value[], named: Record<string, Value>, long = false): string {
+  const parts = [...positional.map(python), ...keywords(named)];
+  return long ? `${name}(\n${parts.map((part) => `    ${part},\n`).join('')})` : `${name}(${parts.join(', ')})`;
+}
+
+/** Keywords with their values; those that are undefined are left to Python's defaults. */
+function keywords(named: Record<string, Value>): string[] {
+  const given = Object.entries(named).filter(([, value]) => value !== undefined);
+  return given.map(([name, value]) => `${name}=${python(value)}`);
+}
+
+/** A value as a Python literal, on one line. */
+function python(value: Value): string {
+  if (value instanceof Expression) return value.code;
+  if (value === null || value === undefined) return 'None';
+  if (typeof value === 'boolean') return value ? 'True' : 'False';
+  if (typeof value === 'number') return numberLiteral(value);
+  if (typeof value === 'string') return stringLiteral(value);
+  if (value instanceof Array) return `[${value.map(python).join(', ')}]`;
+  return `{${Object.entries(value).map(([key, entry]) => `${stringLiteral(key)}: ${python(entry)}`).join(', ')}}`;
+}
+
+/** JSON's numbers are Python's, infinities aside. */
+function numberLiteral(value: number): string {
+  checkSettings({ number: value });
+  return JSON.stringify(value);
+}
+
+/** JSON's strings are Python's. Letters, digits and ASCII stay legible; of what else there is nothing can mislead a reader. */
+function stringLiteral(text: string): string {
+  const escaped = (char: string) => {
+    const code = (char.codePointAt(0) ?? 0).toString(16);
+    return code.length > 4 ? `\\U${code.padStart(8, '0')}` : `\\u${code.padStart(4, '0')}`;
+  };
+  return JSON.stringify(text).replace(/[^\x20-\x7e\p{L}\p{N}]/gu, escaped);
+}
+
+/** The entry of a table for a setting, whatever the setting is at run time. */
+function choice<Entry>(name: string, value: string, table: Record<string, Entry>): Entry {
+  const entry = Object.hasOwn(table, value) ? table[value] : undefined;
+  if (entry !== undefined) return entry;
+  const allowed = Object.keys(table).join(', ');
+  const message = `${name} is ${value}, allowed is ${allowed}`;
+  throw new WebLoraError({ code: 'bad_setting', message, name, value: String(value), allowed });
+}
