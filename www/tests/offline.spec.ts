@@ -10,6 +10,7 @@ test('loaded once, then trained without a network', async ({ studio, page, conte
   const repo = 'HuggingFaceTB/SmolLM2-135M-Instruct';
   hub.add(repo, await tinyModel(), { license: 'apache-2.0' });
   await page.goto(`/?hub=${hub.endpoint}`);
+  await expect(studio.get('#device')).toHaveAttribute('data-state', 'software');
   await studio.showModels();
   await studio.get('#hub > summary').click();
   await page.fill('#hub-name', repo);
