@@ -320,8 +320,14 @@ impl Adapter {
                 return Err(setting("r", max_rank.to_string(), allowed));
             }
         }
-        if !(0.0..1.0).contains(&config.lora_dropout) {
-            return Err(setting("lora_dropout", config.lora_dropout.to_string(), "0 up to but not including 1".into()));
+        // Under dropout, peft's weights without the first factors would still see all of the input.
+        let allowed = match init.is_of_weight() {
+            true if config.lora_dropout != 0.0 => Some(format!("0 with {}", init.name())),
+            _ if !(0.0..1.0).contains(&config.lora_dropout) => Some("0 up to but not including 1".into()),
+            _ => None,
+        };
+        if let Some(allowed) = allowed {
+            return Err(setting("lora_dropout", config.lora_dropout.to_string(), allowed));
         }
         let initial_at = init.is_of_weight().then(|| stride(max_rank));
         let places = initial_at.unwrap_or(0) + max_rank;
