@@ -313,8 +313,8 @@ impl Adapter {
         if init.is_of_weight() {
             // What is handed out has twice the rank.
             let room = |module: &ModuleShape| module.in_features.min(module.out_features).min(MAX_RANK / 2);
-            let adapted = groups.iter().zip(&ranks).flat_map(|(group, ranks)| group.modules.iter().zip(ranks));
-            let too_high = adapted.filter(|(module, rank)| rank.is_some_and(|(r, _)| r > room(module))).next();
+            let mut adapted = groups.iter().zip(&ranks).flat_map(|(group, ranks)| group.modules.iter().zip(ranks));
+            let too_high = adapted.find(|(module, rank)| rank.is_some_and(|(r, _)| r > room(module)));
             if let Some((module, _)) = too_high {
                 let allowed = format!("at most {} for {} with {}", room(module), module.name, init.name());
                 return Err(setting("r", max_rank.to_string(), allowed));

@@ -16,8 +16,11 @@ pub(super) struct Optimizer {
     /// By PyTorch's names; [`Optim::AdamW8bit`] has `absmax` besides.
     pub(super) moments: Vec<Buffer>,
     /// Which parameters have which learning rate, where it is not one for all.
-    rates: Option<(Buffer, fn(Slice) -> Rates)>,
+    rates: Option<(Buffer, RatesOf)>,
 }
+
+/// How rates in a buffer are to be read.
+type RatesOf = fn(Slice) -> Rates;
 
 impl Optimizer {
     pub(super) fn new(gpu: &Gpu, adapter: &Adapter, recorded: Recorded) -> Result<Self> {
@@ -32,8 +35,7 @@ impl Optimizer {
             }
         };
         let moments = moments.into_iter().map(moment).collect::<Result<_>>()?;
-        let rates: Option<(Vec<u32>, fn(Slice) -> Rates)> = match (adapter.rates(recorded.loraplus), recorded.loraplus)
-        {
+        let rates: Option<(Vec<u32>, RatesOf)> = match (adapter.rates(recorded.loraplus), recorded.loraplus) {
             (Some(rates), _) => Some((rate_codes(&rates), Rates::Each)),
             (None, true) => Some((rate_bits(arena_bytes, adapter.b_ranges()), Rates::OfB)),
             (None, false) => None,

@@ -1,5 +1,5 @@
 //! A tiny chat model, examples for it, and what tests of the engine do with them.
-#![allow(dead_code, reason = "each test file takes what it needs")]
+#![allow(dead_code, unused_macros, reason = "each test file takes what it needs")]
 
 use std::rc::Rc;
 
