@@ -5,6 +5,7 @@
 
 #[path = "golden/logits.rs"]
 mod logits;
+#[macro_use]
 mod tiny;
 
 use std::collections::BTreeMap;
@@ -275,34 +276,31 @@ fn gaussian_is_normal_over_the_rank() {
     });
 }
 
-#[test]
-fn what_cannot_be_is_refused_by_name() {
-    pollster::block_on(async {
-        let mut engine = engine().await;
-        let options = |init: &str, r, lora_dropout| LoraOptions {
-            init_lora_weights: init.into(),
-            r,
-            lora_dropout,
-            ..Default::default()
-        };
-        for (name, options) in [
-            ("initLoraWeights", options("eva", 4, 0.0)),
-            ("initLoraWeights", options("pissa_niter_x", 4, 0.0)),
-            ("r", options("pissa", 25, 0.0)),
-            ("lora_dropout", options("default", 4, 1.0)),
-            ("lora_dropout", options("default", 4, f64::NAN)),
-            ("lora_dropout", options("olora", 4, 0.1)),
-        ] {
-            match engine.new_adapter(options).await {
-                Err(Error::BadSetting { name: named, .. }) => assert_eq!(named, name),
-                other => panic!("{name}: {other:?}"),
-            }
+engine_test!(what_cannot_be_is_refused_by_name, async {
+    let mut engine = engine().await;
+    let options = |init: &str, r, lora_dropout| LoraOptions {
+        init_lora_weights: init.into(),
+        r,
+        lora_dropout,
+        ..Default::default()
+    };
+    for (name, options) in [
+        ("initLoraWeights", options("eva", 4, 0.0)),
+        ("initLoraWeights", options("pissa_niter_x", 4, 0.0)),
+        ("r", options("pissa", 25, 0.0)),
+        ("lora_dropout", options("default", 4, 1.0)),
+        ("lora_dropout", options("default", 4, f64::NAN)),
+        ("lora_dropout", options("olora", 4, 0.1)),
+    ] {
+        match engine.new_adapter(options).await {
+            Err(Error::BadSetting { name: named, .. }) => assert_eq!(named, name),
+            other => panic!("{name}: {other:?}"),
         }
-        for init in ["default", "gaussian", "pissa", "pissa_niter_4", "olora"] {
-            let info = engine.new_adapter(options(init, 4, 0.0)).await.unwrap();
-            assert_eq!((info.r, info.parameters), (4, engine.adapter_info().unwrap().parameters));
-            let (config, weights) = engine.save_adapter().await.unwrap();
-            engine.load_adapter(&config, &weights).unwrap();
-        }
-    });
-}
+    }
+    for init in ["default", "gaussian", "pissa", "pissa_niter_4", "olora"] {
+        let info = engine.new_adapter(options(init, 4, 0.0)).await.unwrap();
+        assert_eq!((info.r, info.parameters), (4, engine.adapter_info().unwrap().parameters));
+        let (config, weights) = engine.save_adapter().await.unwrap();
+        engine.load_adapter(&config, &weights).unwrap();
+    }
+});

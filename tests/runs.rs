@@ -14,9 +14,14 @@ wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 /// An engine with examples and an adapter, its run started.
 async fn started(options: TrainOptions) -> Engine {
+    started_with(LoraOptions { seed: 4, ..Default::default() }, options).await
+}
+
+/// The same with an adapter of other settings.
+async fn started_with(lora: LoraOptions, options: TrainOptions) -> Engine {
     let mut engine = engine().await;
     engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-    engine.new_adapter(LoraOptions { seed: 4, ..Default::default() }).await.unwrap();
+    engine.new_adapter(lora).await.unwrap();
     engine.start_training(options, &mut |_| ()).await.unwrap();
     engine
 }
@@ -34,21 +39,30 @@ async fn finish(engine: &mut Engine) -> Vec<f32> {
 }
 
 engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
-    taken_up(TrainOptions { weight_decay: 0.01, ..options(9) }, &[0, 1, 4, 8, 9]).await;
+    let options = TrainOptions { weight_decay: 0.01, ..options(9) };
+    taken_up(LoraOptions { seed: 4, ..Default::default() }, options, &[0, 1, 4, 8, 9]).await;
 });
 
 engine_test!(with_noise_and_moments_in_8_bits_too, async {
-    taken_up(all_options(5), &[3]).await;
+    taken_up(LoraOptions { seed: 4, ..Default::default() }, all_options(5), &[3]).await;
+});
+
+engine_test!(with_dropout_or_first_factors_of_the_weights_too, async {
+    for (init_lora_weights, lora_dropout) in [("gaussian", 0.2), ("pissa_niter_2", 0.0)] {
+        let init_lora_weights = init_lora_weights.into();
+        let lora = LoraOptions { seed: 4, init_lora_weights, lora_dropout, ..Default::default() };
+        taken_up(lora, TrainOptions { weight_decay: 0.1, ..options(5) }, &[3]).await;
+    }
 });
 
 /// After each of these numbers of steps.
-async fn taken_up(options: TrainOptions, after: &[usize]) {
+async fn taken_up(lora: LoraOptions, options: TrainOptions, after: &[usize]) {
     let options = || options.clone();
-    let mut whole = started(options()).await;
+    let mut whole = started_with(lora.clone(), options()).await;
     let losses = finish(&mut whole).await;
     let expected = whole.save_adapter().await.unwrap();
     for &at in after {
-        let mut first = started(options()).await;
+        let mut first = started_with(lora.clone(), options()).await;
         let mut told = 0;
         for _ in 0..at {
             told += usize::from(first.train_step().await.unwrap().report.is_some());
@@ -57,7 +71,7 @@ async fn taken_up(options: TrainOptions, after: &[usize]) {
         drop(first);
 
         // As after a crash: another engine, and an adapter that is not the saved one.
-        let mut second = started(options()).await;
+        let mut second = started_with(lora.clone(), options()).await;
         second.load_state(&state).await.unwrap();
         assert_eq!(second.adapter_info().unwrap().trained_steps, at);
         assert_eq!(finish(&mut second).await, losses[told..], "from step {at}");
