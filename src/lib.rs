@@ -14,6 +14,7 @@
 //!   └─ kernels     one .rs for each shaders/*.wgsl, with an f64 reference        kernels::matmul, …
 //!   └─ gpu         recording (plain data) → plan (memory, bind groups) → replay  gpu::Recording, gpu::Plan
 //! lora             all factors in one arena, PEFT's names and initialisation     lora::Adapter
+//! init             a fresh adapter; first factors made of the weights                   init::adapter
 //! low_rank         what ΔW = scaling · B A is: cost, singular values, smaller ranks, sums    low_rank::spectrum
 //! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
 //! profile          where the time of a step goes                                 profile::Profile

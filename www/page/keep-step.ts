@@ -142,7 +142,7 @@ function scriptOf({ model, modelSource, dataset }: State, settings: Settings): s
     dataFiles: [dataset?.file ?? 'examples.jsonl'],
     data: settings.dataset,
     adapter: settings.adapter,
-    training: settings.training,
+    training: settings.training((dataset?.preferencePairs ?? 0) > 0),
   });
 }
 

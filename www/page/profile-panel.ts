@@ -24,7 +24,7 @@ export function profilePanel(app: App, settings: Settings): void {
     status.textContent = 'Measuring';
     void app.run(
       'profile',
-      async () => show(await app.engine.profile(settings.training)),
+      async () => show(await app.engine.profile(settings.training((app.state.dataset?.preferencePairs ?? 0) > 0))),
       (failure) => {
         status.textContent = '';
         showText(error, failure.message);

@@ -2,16 +2,9 @@
 
 import type { AdapterOptions, LoadDatasetOptions, Schedule, TrainOptions, WebLoraError } from 'web-lora';
 import { byId, element, showText } from './dom.js';
-import { isTerm, termButton } from './glossary.js';
+import { check, field, notes, type Setting } from './fields.js';
+import { CHOICES, MORE, type Of } from './more-settings.js';
 import type { Sample } from './samples.js';
-
-interface Setting {
-  /** The name in the package's options. */
-  name: string;
-  label: string;
-  hint: string;
-  value: string;
-}
 
 const NUMBERS: Setting[] = [
   { name: 'steps', label: 'Steps', hint: 'How often the adapter is adjusted. More learns more and takes longer.', value: '60' },
@@ -59,6 +52,7 @@ export class Settings {
       field({ name: 'schedule', label: 'Schedule', hint }, schedule),
       check('useRslora', 'Rank-stabilised scaling (rsLoRA)', 'Divides alpha by the root of the rank. Helps from rank 32 on.'),
       targets(),
+      this.#more(),
     );
     this.#fields.addEventListener('input', ({ target }) => {
       this.showError(undefined);
@@ -96,6 +90,10 @@ export class Settings {
       this.#input(name).value = String(value);
       this.#chosen.add(this.#input(name).id);
     }
+    for (const { name } of [...MORE, ...CHOICES]) {
+      const input = byId<HTMLInputElement | HTMLSelectElement>(`setting-${name}`);
+      input.value = String(values[name] ?? (input instanceof HTMLSelectElement ? input.options[0]?.value : ''));
+    }
     const { schedule, useRslora, targetModules } = values;
     if (typeof schedule === 'string' && schedule in SCHEDULES) byId<HTMLSelectElement>('setting-schedule').value = schedule;
     this.#input('useRslora').checked = useRslora === true;
@@ -109,6 +107,7 @@ export class Settings {
 
   get adapter(): AdapterOptions {
     return {
+      ...this.#given('adapter'),
       r: this.#number('r'),
       loraAlpha: this.#number('loraAlpha'),
       useRslora: this.#input('useRslora').checked,
@@ -117,11 +116,17 @@ export class Settings {
     };
   }
 
-  get training(): TrainOptions {
+  /** `pairs`: whether the examples are pairs of answers, which can be neither held out nor learned as others are. */
+  training(pairs: boolean): TrainOptions {
     const steps = this.#number('steps');
+    const { loss, earlyStoppingPatience, ...given } = this.#given('training') as TrainOptions;
+    const evaluates = this.#number('evalShare') > 0;
     return {
       steps,
-      ...(this.#number('evalShare') > 0 ? { evalSteps: Math.max(1, Math.round(steps / EVALUATIONS)) } : {}),
+      ...given,
+      ...(pairs && loss ? { loss } : {}),
+      ...(evaluates ? { evalSteps: Math.max(1, Math.round(steps / EVALUATIONS)) } : {}),
+      ...(evaluates && earlyStoppingPatience ? { earlyStoppingPatience } : {}),
       batchSize: this.#number('batchSize'),
       learningRate: this.#number('learningRate'),
       warmupSteps: this.#number('warmupSteps'),
@@ -140,12 +145,41 @@ export class Settings {
     const input = error?.setting ? document.getElementById(`setting-${error.setting}`) : null;
     if (!error || !input) return false;
     this.#fold.open = true;
+    const more = input.closest('details');
+    if (more) more.open = true;
     input.setAttribute('aria-invalid', 'true');
     const value = error.value === 'NaN' ? 'not a number' : error.value;
     const label = input.closest('.field')?.querySelector('label, legend')?.textContent;
     showText(byId(`${input.id}-error`), `${label} is ${value}; allowed is ${error.allowed}.`);
     input.focus();
     return true;
+  }
+
+  #more(): HTMLElement {
+    const fields = element('div', { className: 'fields' });
+    for (const setting of MORE) {
+      const input = element('input');
+      input.inputMode = 'decimal';
+      input.autocomplete = 'off';
+      fields.append(field(setting, input));
+    }
+    for (const choice of CHOICES) {
+      const select = element('select');
+      for (const [value, text] of Object.entries(choice.options)) select.add(new Option(text, value));
+      fields.append(field(choice, select));
+    }
+    return element('details', { className: 'fold wide' }, element('summary', { text: 'More settings' }), fields);
+  }
+
+  /** What was said of those that need not be. */
+  #given(of: Of): Record<string, string | number> {
+    const value = (name: string) => byId<HTMLInputElement | HTMLSelectElement>(`setting-${name}`).value.trim();
+    const numbers = MORE.filter((setting) => setting.of === of && value(setting.name) !== '');
+    const choices = CHOICES.filter((choice) => choice.of === of && value(choice.name) !== '');
+    return Object.fromEntries([
+      ...numbers.map(({ name }) => [name, Number(value(name))]),
+      ...choices.map(({ name }) => [name, value(name)]),
+    ]);
   }
 
   #input(name: string): HTMLInputElement {
@@ -160,22 +194,6 @@ export class Settings {
   #targets(): HTMLInputElement[] {
     return [...this.#fields.querySelectorAll<HTMLInputElement>('#setting-targetModules input')];
   }
-}
-
-function field({ name, label, hint }: Omit<Setting, 'value'>, input: HTMLInputElement | HTMLSelectElement): HTMLElement {
-  const caption = element('label', { text: label });
-  input.id = `setting-${name}`;
-  caption.htmlFor = input.id;
-  const explained = isTerm(name) ? [termButton(name)] : [];
-  return element('div', { className: 'field' }, caption, ...explained, input, ...notes(input, hint));
-}
-
-function check(name: string, label: string, hint: string): HTMLElement {
-  const input = element('input');
-  input.type = 'checkbox';
-  input.id = `setting-${name}`;
-  const caption = element('label', { className: 'check' }, input, document.createTextNode(label));
-  return element('div', { className: 'field wide' }, caption, ...notes(input, hint));
 }
 
 function targets(): HTMLElement {
@@ -194,15 +212,4 @@ function target(name: string, checked: boolean): HTMLElement {
   box.value = name;
   box.checked = checked;
   return element('label', { className: 'check' }, box, element('code', { text: name }));
-}
-
-/** The sentence below a field and the place for its error, both tied to it for screen readers. */
-function notes(input: HTMLElement, hint: string): HTMLElement[] {
-  const sentence = element('p', { className: 'hint', text: hint });
-  sentence.id = `${input.id}-hint`;
-  const error = element('p', { className: 'field-error' });
-  error.id = `${input.id}-error`;
-  error.hidden = true;
-  input.setAttribute('aria-describedby', `${sentence.id} ${error.id}`);
-  return [sentence, error];
 }

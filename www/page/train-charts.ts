@@ -39,7 +39,7 @@ export class TrainCharts {
     drawMemory(memory);
   }
 
-  add({ step, steps, loss, learningRate, gradNorm, skipped, tokensPerSecond, secondsLeft }: TrainStep): void {
+  add({ step, steps, loss, learningRate, gradNorm, skipped, rewards, tokensPerSecond, secondsLeft }: TrainStep): void {
     this.#losses.push(loss);
     const span = this.#losses.slice(-this.#span);
     this.#loss.add(step, [loss, span.reduce((sum, value) => sum + value, 0) / span.length, null]);
@@ -47,6 +47,7 @@ export class TrainCharts {
     this.#norm.add(step, [skipped ? null : gradNorm]);
     const course = this.#loss.course();
     if (course) byId('loss-course').textContent = `${formatLoss(course[0])} → ${formatLoss(course[1])}`;
+    if (rewards) this.#tell({ 'Prefers what was chosen': `${Math.round(100 * rewards.accuracy)} % of pairs` });
     this.#tell({
       Speed: `${formatSpeed(tokensPerSecond)} tokens/s`,
       'Time left': step === steps ? 'none' : secondsLeft === undefined ? '…' : formatDuration(secondsLeft),

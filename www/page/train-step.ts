@@ -27,7 +27,7 @@ export function trainStep(app: App, settings: Settings): Follow {
     if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
     const { model, dataset } = app.state;
     const run = [dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' on ');
-    return app.engine.train(settings.training, { run, ...callbacks });
+    return app.engine.train(settings.training((app.state.dataset?.preferencePairs ?? 0) > 0), { run, ...callbacks });
   };
 
   const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
