@@ -8,6 +8,7 @@ import {
   WebLoraError,
   type AdapterFiles,
   type AdapterInfo,
+  type DataMapping,
   type DatasetReport,
   type Engine,
   type ErrorCode,
@@ -26,7 +27,9 @@ export type Task = 'engine' | 'model' | 'data' | 'train' | 'profile' | 'compare'
 /** Examples as they came, kept so that they can be read again for another model or length. */
 export interface DataSource {
   name: string;
-  data: Blob;
+  data: Blob | File[];
+  /** What its columns are, where the person has said so. */
+  mapping?: DataMapping;
   /** Where they ship with the page. */
   sample?: Sample;
 }
@@ -113,7 +116,9 @@ export class App {
   /** Reads examples into the engine. */
   async readExamples(source: DataSource): Promise<void> {
     const settings = this.#dataSettings();
-    const dataset = await this.engine.loadDataset(source.data, { name: source.name, ...settings });
+    const { data, name, mapping } = source;
+    const named = data instanceof Blob ? { name } : {};
+    const dataset = await this.engine.loadDataset(data, { ...named, ...settings, ...(mapping ? { mapping } : {}) });
     this.#readWith = JSON.stringify(settings);
     this.update({ dataset, dataSource: source });
   }

@@ -1,10 +1,11 @@
 /** Step 2: examples that ship with the page, from a file or the clipboard, and what the model will see of them. */
 
 import type { DatasetReport, WebLoraError } from 'web-lora';
-import type { App, DataSource } from './app.js';
+import { toError, type App, type DataSource } from './app.js';
 import { announce, byId, element, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
 import { formatCount, formatPlural } from './format.js';
+import { MappingForm } from './mapping-form.js';
 import { sampleCards } from './sample-cards.js';
 import type { Sample } from './samples.js';
 
@@ -18,20 +19,36 @@ export function dataStep(app: App): void {
   const paste = byId('data-paste');
   let changing = false;
 
+  const mapping = new MappingForm();
+
   const load = (source: DataSource) => {
     showText(error, undefined);
+    mapping.hide();
     void app.run(
       'data',
       async () => {
-        await app.readExamples(source);
+        await app.readExamples(source).catch((failure: unknown) => askColumns(source, failure));
         changing = false;
         announce('The examples are read.');
       },
       (failure: WebLoraError) => showText(error, failure.message),
     );
   };
-  const loadFiles = ([file]: File[]) => {
-    if (file) load({ name: file.name, data: file });
+  /** Where the columns of a file have names of their own, only the person knows what they are. */
+  const askColumns = async (source: DataSource, failure: unknown) => {
+    const [first] = Array.isArray(source.data) ? source.data : [source.data];
+    const tabular = toError(failure).code === 'bad_data' && source.mapping === undefined && first !== undefined;
+    const summary = tabular ? await app.engine.inspectData(first, { name: source.name }).catch(() => undefined) : undefined;
+    if (summary && summary.shape === undefined && summary.columns.length > 0) {
+      byId<HTMLDetailsElement>('data-own').open = true;
+      mapping.ask(summary, (columns) => load({ ...source, mapping: columns }));
+    }
+    throw failure;
+  };
+  const loadFiles = (files: File[]) => {
+    const [first] = files;
+    if (!first) return;
+    load(files.length === 1 ? { name: first.name, data: first } : { name: formatPlural(files.length, 'file'), data: files });
   };
 
   onFiles(byId('data-file-button'), byId<HTMLInputElement>('data-file'), loadFiles);

@@ -3,7 +3,7 @@
 import { runs, type RunConfig, type RunInfo, type TrainCallbacks, type TrainResult } from 'web-lora';
 import { toError, type App } from './app.js';
 import { announce, byId, element, onFiles, showText } from './dom.js';
-import { formatLoss, formatWhen } from './format.js';
+import { formatLoss, formatPlural, formatWhen } from './format.js';
 import { saveAs } from './keep-step.js';
 import { compareRuns } from './runs-plot.js';
 import type { Settings } from './settings.js';
@@ -58,7 +58,11 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
     const { source, options } = model;
     if (source !== undefined && app.state.model?.name !== model.name) await app.loadModel(source, options.quantize);
     const [file] = files;
-    if (file && app.state.model) await app.readExamples({ name: data.files[0] ?? file.name, data: file });
+    if (!file || !app.state.model) return;
+    const { mapping } = data.options;
+    const examples = files.slice(0, data.files.length - (data.evalFiles ?? 0));
+    const given = examples.length > 1 ? { name: formatPlural(examples.length, 'file'), data: examples } : { name: file.name, data: file };
+    await app.readExamples({ ...given, ...(mapping ? { mapping } : {}) });
   };
   const repeat = (config: RunConfig, files: File[]) => {
     settings.apply({ ...config.data.options, ...config.adapter, ...config.training });
