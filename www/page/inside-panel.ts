@@ -1,6 +1,6 @@
 /** What an adapter has learned, module by module, and a smaller one that does nearly the same. */
 
-import type { AdapterSpectrum, ModuleSpectrum, RebuiltAdapter } from 'web-lora';
+import type { AdapterInfo, AdapterSpectrum, ModuleSpectrum, RebuiltAdapter } from 'web-lora';
 import type { App } from './app.js';
 import { announce, byId, element, showText } from './dom.js';
 import { formatCount, formatLoss } from './format.js';
@@ -19,7 +19,7 @@ export function insidePanel(app: App): void {
   const shrink = byId<HTMLButtonElement>('inside-shrink');
   const use = byId<HTMLButtonElement>('inside-use');
   let smaller: RebuiltAdapter | undefined;
-  let looked: unknown;
+  let known: AdapterInfo | undefined;
 
   const attempt = (work: () => Promise<void>) => {
     showText(error, undefined);
@@ -28,7 +28,6 @@ export function insidePanel(app: App): void {
   look.addEventListener('click', () =>
     attempt(async () => {
       const spectrum = await app.engine.inspectAdapter();
-      looked = app.state.adapter;
       draw(spectrum);
       byId('inside-result').hidden = false;
     }),
@@ -59,10 +58,11 @@ export function insidePanel(app: App): void {
     const idle = busy === undefined && adapter !== undefined && trouble === undefined;
     for (const button of [look, shrink, use]) button.disabled = !idle;
     // What was seen of another adapter says nothing of this one.
-    if (adapter === looked) return;
+    if (adapter === known) return;
+    known = adapter;
     byId('inside-result').hidden = true;
     use.hidden = true;
-    if (busy !== 'adapter') showText(byId('inside-smaller'), undefined);
+    showText(byId('inside-smaller'), undefined);
     smaller = undefined;
     if (adapter) rank.value = String(Math.max(1, Math.floor(adapter.r / 2)));
   });
