@@ -92,8 +92,8 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
     const json = () => saveAs(new Blob([JSON.stringify(run.config, null, 2)], { type: 'application/json' }), `${name}.json`);
     const more = [
       button('Repeat', () => void attempt(async () => repeat(run.config, await runs.data(run.id)))),
-      button('Settings', json),
-      button('All of it', () => void attempt(async () => saveAs(await runs.export(run.id), `${name}.zip`))),
+      button('Download settings', json),
+      button('Download all', () => void attempt(async () => saveAs(await runs.export(run.id), `${name}.zip`))),
       button('Delete', () => void attempt(() => remove(run))),
     ];
     if (run.status === 'done' || run.status === 'stopped') more.unshift(button('Talk to it', () => void talk(run)));
