@@ -2,6 +2,7 @@
 
 import type { AdapterInfo, GenerateOptions, Message } from 'web-lora';
 import type { App } from './app.js';
+import { showCertainty } from './certainty.js';
 import { byId, element, showText } from './dom.js';
 import type { Sample } from './samples.js';
 
@@ -40,11 +41,12 @@ export function chat(app: App): void {
     if (abort.signal.aborted) return '';
     target.dataset.state = 'writing';
     try {
-      const { text } = await app.engine.generate(options, {
+      const { text, logprobs } = await app.engine.generate(options, {
         signal: abort.signal,
         onToken: (piece) => target.append(piece),
       });
-      target.textContent = text;
+      if (logprobs) showCertainty(target, logprobs);
+      else target.textContent = text;
       return text;
     } finally {
       delete target.dataset.state;
@@ -55,6 +57,7 @@ export function chat(app: App): void {
     const options = {
       maxNewTokens: Number(byId<HTMLInputElement>('max-new-tokens').value),
       temperature: Number(byId<HTMLInputElement>('temperature').value),
+      ...(byId<HTMLInputElement>('certainty').checked ? { topLogprobs: 3 } : {}),
     };
     const [base, tuned] = [...row.querySelectorAll<HTMLElement>('.answer')];
     if (!base || !tuned) return;

@@ -119,4 +119,10 @@ test('a conversation goes on, and can be begun anew', async ({ studio, page }) =
   await page.fill('#strength', '1');
   // What was said before is forgotten: the same question has the same answer as at first.
   expect(await studio.ask('Hi')).toEqual(first);
+  // Said again with how sure it was: the same words.
+  await page.getByRole('button', { name: 'New conversation' }).click();
+  await studio.unfold();
+  await page.check('#certainty');
+  expect(await studio.ask('Hi')).toEqual(first);
+  await expect(studio.get('.turn:last-child .tuned .quiet')).toContainText(/Least sure of “.+” at \d+ %/);
 });
