@@ -94,7 +94,8 @@ export class Settings {
       const input = byId<HTMLInputElement | HTMLSelectElement>(`setting-${name}`);
       input.value = String(values[name] ?? (input instanceof HTMLSelectElement ? input.options[0]?.value : ''));
     }
-    const { schedule, useRslora, targetModules } = values;
+    const { schedule, useRslora, targetModules, samplePrompts } = values;
+    this.#input('samplePrompts').value = Array.isArray(samplePrompts) ? String(samplePrompts[0] ?? '') : '';
     if (typeof schedule === 'string' && schedule in SCHEDULES) byId<HTMLSelectElement>('setting-schedule').value = schedule;
     this.#input('useRslora').checked = useRslora === true;
     if (Array.isArray(targetModules)) for (const box of this.#targets()) box.checked = targetModules.includes(box.value);
@@ -121,10 +122,12 @@ export class Settings {
     const steps = this.#number('steps');
     const { loss, earlyStoppingPatience, ...given } = this.#given('training') as TrainOptions;
     const evaluates = this.#number('evalShare') > 0;
+    const question = this.#input('samplePrompts').value.trim();
     return {
       steps,
       ...given,
       ...(pairs && loss ? { loss } : {}),
+      ...(question ? { samplePrompts: [question] } : {}),
       ...(evaluates ? { evalSteps: Math.max(1, Math.round(steps / EVALUATIONS)) } : {}),
       ...(evaluates && earlyStoppingPatience ? { earlyStoppingPatience } : {}),
       batchSize: this.#number('batchSize'),
@@ -163,6 +166,8 @@ export class Settings {
       input.autocomplete = 'off';
       fields.append(field(setting, input));
     }
+    const hint = 'A question that the model is asked ten times in the course of the training. Its answers are shown beside the curves.';
+    fields.append(field({ name: 'samplePrompts', label: 'Ask on the way', hint }, element('input')));
     for (const choice of CHOICES) {
       const select = element('select');
       for (const [value, text] of Object.entries(choice.options)) select.add(new Option(text, value));

@@ -34,6 +34,8 @@ export function trainStep(app: App, settings: Settings): Follow {
     showText(unsaved, undefined);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
+    byId('train-samples').hidden = true;
+    byId('train-samples-list').replaceChildren();
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
     const begun = performance.now();
@@ -53,6 +55,10 @@ export function trainStep(app: App, settings: Settings): Follow {
         app.state.lastLoss = step.loss;
       },
       onEval: (evaluation) => charts.evaluate(evaluation),
+      onSample: ({ step, prompt, text }) => {
+        byId('train-samples').hidden = false;
+        byId('train-samples-list').append(sampleRow(step, prompt, text));
+      },
       onSaved: () => showText(unsaved, undefined),
       onUnsaved: ({ message }) => showText(unsaved, message),
     });
@@ -124,6 +130,11 @@ export function trainStep(app: App, settings: Settings): Follow {
     if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });
   return follow;
+}
+
+function sampleRow(step: number, prompt: string, text: string): HTMLElement {
+  const asked = element('span', { className: 'quiet', text: `Step ${step}: ${prompt} ` });
+  return element('li', {}, asked, document.createTextNode(text));
 }
 
 function statusOf({ step, steps, loss, tokensPerSecond, secondsLeft, skipped }: TrainStep): string {

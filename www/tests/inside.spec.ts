@@ -8,8 +8,12 @@ test('an adapter is looked into, and a smaller one takes its place', async ({ st
   await studio.giveExamples(CHATS);
   await expect(studio.get('#data-ready')).toBeVisible();
   await studio.set({ steps: '20', learningRate: '0.01', r: '4', evalShare: '0.25' });
+  await studio.unfold();
+  await page.fill('#setting-samplePrompts', 'Hi');
   await studio.get('#train-start').click();
   await expect(studio.get('#train-status')).toContainText('Done after 20 steps');
+  await expect(studio.get('#train-samples-list li')).toHaveCount(10);
+  await expect(studio.get('#train-samples-list li').last()).toContainText('Step 20: Hi');
 
   await studio.get('#tab-inside').click();
   await studio.get('#inside-look').click();
