@@ -39,7 +39,7 @@ pub struct StepRate {
     pub ms: f64,
     /// From that.
     pub tokens_per_second: f64,
-    /// From the operations that a step needs, whatever it computes besides: see [`needed_flops`].
+    /// From the operations that a step needs, whatever it computes besides: see [`crate::bench`].
     pub gflops: f64,
     /// That over the best product's rate of the same run.
     pub efficiency: f64,
@@ -167,7 +167,7 @@ fn supervised(n_tokens: usize) -> Pass {
     pass
 }
 
-/// A line under [`HEADING`].
+/// A line of the table.
 impl fmt::Display for StepRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { model, tokens, ms, tokens_per_second, gflops, cpu_ms, submit_ms, dispatches, submits, .. } = self;

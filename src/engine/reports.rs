@@ -69,9 +69,9 @@ pub struct Forecast {
 pub struct AdapterInfo {
     /// Rank.
     pub r: usize,
-    /// See [`LoraOptions`].
+    /// See [`super::LoraOptions`].
     pub lora_alpha: f32,
-    /// See [`LoraOptions`].
+    /// See [`super::LoraOptions`].
     pub use_rslora: bool,
     /// Kinds of linears.
     pub target_modules: Vec<String>,
