@@ -73,7 +73,7 @@ engine_test!(a_run_learns_to_prefer_what_is_chosen, async {
     }
 });
 
-engine_test!(a_step_is_the_mean_over_its_pairs_however_they_are_packed, async {
+many_engines_test!(a_step_is_the_mean_over_its_pairs_however_they_are_packed, async {
     for kind in [Loss::Dpo, Loss::Orpo] {
         let mut curves = vec![];
         for tokens_per_pass in [None, Some(80)] {
@@ -92,7 +92,7 @@ engine_test!(a_step_is_the_mean_over_its_pairs_however_they_are_packed, async {
     }
 });
 
-engine_test!(steps_by_hand_are_those_of_the_run, async {
+many_engines_test!(steps_by_hand_are_those_of_the_run, async {
     for kind in [Loss::Dpo, Loss::Orpo] {
         let mut whole = with_pairs().await;
         let options = || TrainOptions { batch_size: 4, ..loss(kind, 1) };
@@ -112,7 +112,7 @@ engine_test!(steps_by_hand_are_those_of_the_run, async {
     }
 });
 
-engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
+many_engines_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
     let mut whole = with_pairs().await;
     train(&mut whole, loss(Loss::Dpo, 5)).await;
     let expected = whole.save_adapter().await.unwrap();
@@ -132,7 +132,7 @@ engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
     }
 });
 
-engine_test!(a_steady_step_makes_nothing_and_its_memory_is_planned, async {
+many_engines_test!(a_steady_step_makes_nothing_and_its_memory_is_planned, async {
     for kind in [Loss::Dpo, Loss::Orpo] {
         let wanted = PlanOptions { tokens_per_pass: Some(80), loss: kind, ..Default::default() };
         let mut engine = with_pairs().await;

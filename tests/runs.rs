@@ -38,16 +38,16 @@ async fn finish(engine: &mut Engine) -> Vec<f32> {
     }
 }
 
-engine_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
+many_engines_test!(a_run_taken_up_anywhere_ends_in_the_same_bytes, async {
     let options = TrainOptions { weight_decay: 0.01, ..options(9) };
     taken_up(LoraOptions { seed: 4, ..Default::default() }, options, &[0, 1, 4, 8, 9]).await;
 });
 
-engine_test!(with_noise_and_moments_in_8_bits_too, async {
+many_engines_test!(with_noise_and_moments_in_8_bits_too, async {
     taken_up(LoraOptions { seed: 4, ..Default::default() }, all_options(5), &[3]).await;
 });
 
-engine_test!(with_dropout_or_first_factors_of_the_weights_too, async {
+many_engines_test!(with_dropout_or_first_factors_of_the_weights_too, async {
     for (init_lora_weights, lora_dropout) in [("gaussian", 0.2), ("pissa_niter_2", 0.0)] {
         let init_lora_weights = init_lora_weights.into();
         let lora = LoraOptions { seed: 4, init_lora_weights, lora_dropout, ..Default::default() };
@@ -79,7 +79,7 @@ async fn taken_up(lora: LoraOptions, options: TrainOptions, after: &[usize]) {
     }
 }
 
-engine_test!(another_runs_state_is_refused, async {
+many_engines_test!(another_runs_state_is_refused, async {
     let mut engine = started(options(3)).await;
     let state = engine.save_state().await.unwrap();
     let other = |result: Result<(), Error>, what: &str| match result {
@@ -197,7 +197,7 @@ async fn evaluations(engine: &mut Engine) -> (Vec<(usize, f64, bool)>, usize, bo
     }
 }
 
-engine_test!(evaluations_come_when_they_are_due_and_the_best_is_kept, async {
+many_engines_test!(evaluations_come_when_they_are_due_and_the_best_is_kept, async {
     let every = |n| TrainOptions { eval_steps: Some(n), eval_on_start: true, ..options(10) };
     let mut engine = started_with_eval(every(4)).await;
     let (seen, ..) = evaluations(&mut engine).await;

@@ -24,6 +24,23 @@ macro_rules! engine_test {
     };
 }
 
+/// One that makes many engines, each of which takes a browser seconds to compile: native alone. What they prove there is
+/// proved for browsers by the tests of the page and the package.
+macro_rules! many_engines_test {
+    ($name:ident, $body:expr) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        #[test]
+        fn $name() {
+            pollster::block_on($body);
+        }
+        #[cfg(target_arch = "wasm32")]
+        #[allow(dead_code, reason = "compiled, and run natively")]
+        async fn $name() {
+            $body.await;
+        }
+    };
+}
+
 /// One example of each kind.
 pub(crate) const DATA: &str = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "arr"}]}
 {"messages": [{"role": "user", "content": "who"}, {"role": "assistant", "content": "a pirate"}]}
