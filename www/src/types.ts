@@ -180,6 +180,7 @@ export interface QuantizationError {
 /** A file of examples, or its content. */
 export type DataInput = Blob | string | Uint8Array<ArrayBuffer>;
 
+/** How a file of examples is written. */
 export type DataFormat = 'jsonl' | 'json' | 'csv' | 'tsv' | 'parquet' | 'text';
 
 /** What the columns of a file say it is. */
