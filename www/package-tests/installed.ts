@@ -4,6 +4,7 @@ import { execFile, spawn } from 'node:child_process';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { copyFile, cp, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import sirv from 'sirv';
@@ -19,6 +20,8 @@ const POLICY = "default-src 'none'; script-src 'self' 'unsafe-inline' 'wasm-unsa
 export const NODE_GPU = {
   VK_DRIVER_FILES: process.env.SWIFTSHADER ?? '/usr/lib/chromium/vk_swiftshader_icd.json',
   WEB_LORA_DAWN: 'enable-dawn-features=disable_workgroup_init',
+  // Where there is none, libwayland, which a Vulkan driver may ask, complains on stderr.
+  XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),
 };
 
 const exec = promisify(execFile);
