@@ -3,8 +3,8 @@
  * the tab's storage first. Nothing here holds a whole model.
  */
 
-import { WebLoraError } from './errors.js';
-import { MissingError, networkError, request, totalSize, type Ask } from './http.js';
+import { WebLoraError, errorData } from './errors.js';
+import { MissingError, networkError, request, stopped, totalSize, type Ask } from './http.js';
 import { addressOf, ask, fileUrl, type HubAddress } from './hub/api.js';
 import { keptFolder, listingOf, wholeFile } from './hub/cache.js';
 import { download } from './hub/download.js';
@@ -20,8 +20,39 @@ export interface OpenOptions {
   headersOnly?: boolean;
 }
 
+/** Hands on the files of a source. What is thrown is what a read failed with, where one did. */
+export async function withFiles<Result>(
+  source: PostedSource,
+  options: OpenOptions,
+  use: (files: readonly ByteSource[]) => Promise<Result>,
+): Promise<Result> {
+  const failures: unknown[] = [];
+  try {
+    return await use(watched(await openSource(source, options), failures));
+  } catch (error) {
+    if (options.signal.aborted) throw stopped();
+    throw failures[0] ?? error;
+  }
+}
+
+/** The same sources; what fails in a read is kept, as the engine can only say that a read failed. */
+function watched(files: readonly ByteSource[], failures: unknown[]): ByteSource[] {
+  return files.map((file) => ({
+    name: file.name,
+    size: file.size,
+    async read(offset, length) {
+      try {
+        return await file.read(offset, length);
+      } catch (error) {
+        failures.push(error);
+        throw errorData(error);
+      }
+    },
+  }));
+}
+
 /** Opens each file of a source, reading no more of it than its size. */
-export async function openSource(source: PostedSource, options: OpenOptions): Promise<ByteSource[]> {
+async function openSource(source: PostedSource, options: OpenOptions): Promise<ByteSource[]> {
   if ('files' in source) return source.files.map((file) => fileSource(file));
   if ('hub' in source) return openHub(source.hub, options);
   const { signal } = options;

@@ -1,11 +1,10 @@
 /** The worker's half of training: the loop round the engine's steps, and what is kept of it on the way. */
 
-import { WebLoraError, errorData } from './errors.js';
+import { errorData } from './errors.js';
 import type { CommandEvent } from './protocol.js';
-import type { DataFile } from './data-files.js';
-import { RunWriter } from './runs/writer.js';
+import type { RunWriter } from './runs/writer.js';
 import { StepTimer } from './step-timer.js';
-import type { AdapterFiles, AdapterOptions, Progress, RunConfig, TrainOptions, TrainResult } from './types.js';
+import type { AdapterFiles, Progress, TrainOptions, TrainResult } from './types.js';
 import type { WasmEngine } from './wasm.js';
 
 /** While training, the main thread gets a copy of the adapter after so many steps or so long, whichever is first. */
@@ -15,14 +14,6 @@ const ADAPTER_COPY_MS = 30_000;
 const SAVE_MS = 20_000;
 /** Most tokens of a sample. */
 const SAMPLE_TOKENS = 48;
-
-/** What the engine was given: of this, and of its options, a run is made. */
-export interface Inputs {
-  model?: RunConfig['model'];
-  hasChatTemplate?: boolean;
-  data?: { files: readonly DataFile[]; evalFiles: readonly DataFile[]; options: RunConfig['data']['options'] };
-  adapter?: AdapterOptions | undefined;
-}
 
 /** How a training speaks to the one who asked for it, and is stopped. */
 export interface Listener {
@@ -35,15 +26,6 @@ export interface Listener {
 export interface Kept {
   state?: Uint8Array<ArrayBuffer> | undefined;
   writer?: RunWriter | undefined;
-}
-
-/** Makes a run that is kept under `name`. */
-export async function createRun(name: string, { model, data, adapter }: Inputs, training: TrainOptions): Promise<RunWriter> {
-  if (!model || !data) throw new WebLoraError({ code: 'not_ready', message: 'Load a model and give examples first.' });
-  const { evalFiles, options } = data;
-  const files = [...data.files, ...evalFiles];
-  const config: RunConfig = { model, data: { files: files.map((file) => file.name), evalFiles: evalFiles.length, options }, training };
-  return RunWriter.create(name, adapter ? { ...config, adapter } : config, files);
 }
 
 /** Trains to the end or until the signal. */

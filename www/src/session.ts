@@ -1,0 +1,163 @@
+/** One engine, and what it was given: of model, examples and adapter a run is made, and found again when it goes on. */
+
+import { readable, type DataFile } from './data-files.js';
+import { WebLoraError } from './errors.js';
+import type { CommandArguments, LoadSettings, PostedSource } from './protocol.js';
+import { RunWriter } from './runs/writer.js';
+import { withFiles } from './sources.js';
+import { train, type Listener } from './training.js';
+import type {
+  AdapterFiles,
+  AdapterInfo,
+  AdapterOptions,
+  DataSettings,
+  DatasetReport,
+  HubSource,
+  ModelInfo,
+  RunConfig,
+  TrainOptions,
+  TrainResult,
+} from './types.js';
+import type { WasmEngine } from './wasm.js';
+
+/** The commands that change what a run is made of. All others are the engine's alone. */
+export class Session {
+  readonly #engine: WasmEngine;
+  #model: RunConfig['model'] | undefined;
+  #hasChatTemplate = false;
+  #data: { files: readonly DataFile[]; evalFiles: readonly DataFile[]; options: DataSettings } | undefined;
+  /** Of the fresh adapter in use; undefined where it came from elsewhere. */
+  #adapter: AdapterOptions | undefined;
+
+  constructor(engine: WasmEngine) {
+    this.#engine = engine;
+  }
+
+  async loadModel(source: PostedSource, options: LoadSettings, { signal, onProgress }: Listener): Promise<ModelInfo> {
+    this.#model = undefined;
+    this.#data = undefined;
+    this.#adapter = undefined;
+    const info = await withFiles(source, { signal, onProgress }, (files) =>
+      this.#engine.loadModel(files, options, onProgress),
+    );
+    const { name, modelType, parameters, dtype, hasChatTemplate } = info;
+    const model = { name, modelType, parameters, dtype, options };
+    this.#model = 'files' in source ? model : { ...model, source: kept(source) };
+    this.#hasChatTemplate = hasChatTemplate;
+    return info;
+  }
+
+  async loadDataset(
+    files: readonly DataFile[],
+    evalFiles: readonly DataFile[],
+    options: DataSettings,
+  ): Promise<DatasetReport> {
+    const { format } = options;
+    const report = this.#engine.loadDataset(await readable(files, format), await readable(evalFiles, format), options);
+    this.#data = { files, evalFiles, options };
+    return report;
+  }
+
+  clearDataset(): void {
+    this.#data = undefined;
+    this.#engine.clearDataset();
+  }
+
+  async newAdapter(options: AdapterOptions): Promise<AdapterInfo> {
+    const info = await this.#engine.newAdapter(options);
+    this.#adapter = options;
+    return info;
+  }
+
+  loadAdapter({ config, weights }: AdapterFiles): AdapterInfo {
+    const info = this.#engine.loadAdapter(config, weights);
+    this.#adapter = undefined;
+    return info;
+  }
+
+  async useAdapter(name: string | undefined): Promise<AdapterInfo | undefined> {
+    return this.#switching(() => this.#engine.useAdapter(name));
+  }
+
+  /** One that is in use leaves its place to that without a name. */
+  async removeAdapter(name: string): Promise<undefined> {
+    return this.#switching(() => this.#engine.removeAdapter(name));
+  }
+
+  /** Trains, as a run that is kept where it has a name. */
+  async train({ options, run, resume }: CommandArguments<'train'>, listener: Listener): Promise<TrainResult> {
+    const writer = run === undefined ? undefined : await this.#createRun(run, options);
+    if (writer) {
+      // An adapter that was there before is where the run starts from.
+      if (!this.#adapter && this.#engine.adapterInfo()) await writer.startFrom(await this.#engine.saveAdapter());
+      listener.emit({ type: 'run', run: writer.info.id });
+    }
+    try {
+      return await train(this.#engine, options, listener, { state: resume, writer }, this.#hasChatTemplate);
+    } finally {
+      writer?.close();
+    }
+  }
+
+  /** Goes on with a run that is kept: with its model, which is loaded unless it is there, its examples and its adapter. */
+  async resumeRun(id: string, listener: Listener): Promise<TrainResult> {
+    const { writer, state, data } = await RunWriter.open(id);
+    try {
+      const { config } = writer.info;
+      if (writer.info.status === 'done') throw new WebLoraError({ code: 'not_ready', message: 'This run is done.' });
+      await this.#ensureModel(config.model, listener);
+      const trained = data.length - (config.data.evalFiles ?? 0);
+      await this.loadDataset(data.slice(0, trained), data.slice(trained), config.data.options);
+      // What the factors are comes with the state; here it matters which there are.
+      const adapter = await writer.startingAdapter();
+      if (adapter) this.loadAdapter(adapter);
+      else await this.newAdapter(config.adapter ?? {});
+      listener.emit({ type: 'run', run: id });
+      return await train(this.#engine, config.training, listener, { state, writer }, this.#hasChatTemplate);
+    } finally {
+      writer.close();
+    }
+  }
+
+  async #createRun(name: string, training: TrainOptions): Promise<RunWriter> {
+    if (!this.#model || !this.#data) {
+      throw new WebLoraError({ code: 'not_ready', message: 'Load a model and give examples first.' });
+    }
+    const { evalFiles, options } = this.#data;
+    const files = [...this.#data.files, ...evalFiles];
+    const data = { files: files.map((file) => file.name), evalFiles: evalFiles.length, options };
+    const config: RunConfig = { model: this.#model, data, training };
+    return RunWriter.create(name, this.#adapter ? { ...config, adapter: this.#adapter } : config, files);
+  }
+
+  async #ensureModel(wanted: RunConfig['model'], listener: Listener): Promise<void> {
+    const isThere = () =>
+      (['name', 'modelType', 'parameters', 'dtype'] as const).every((key) => this.#model?.[key] === wanted[key]);
+    if (isThere()) return;
+    const { source, options } = wanted;
+    if (!source) {
+      const message = `This run is of ${wanted.name}, from files of this device: choose them again, then go on.`;
+      throw new WebLoraError({ code: 'not_ready', message });
+    }
+    await this.loadModel(typeof source === 'string' ? { url: source } : { hub: source }, options, listener);
+    if (isThere()) return;
+    const message = `${wanted.name} is no longer the model that the run was of.`;
+    throw new WebLoraError({ code: 'bad_file', file: wanted.name, message });
+  }
+
+  /** An adapter that was put aside comes back as its files have it, and is no longer the fresh one that was asked for. */
+  async #switching<Result>(work: () => Promise<Result>): Promise<Result> {
+    const inUse = () => this.#engine.listAdapters().find((adapter) => adapter.inUse)?.name;
+    const before = inUse();
+    const result = await work();
+    if (inUse() !== before) this.#adapter = undefined;
+    return result;
+  }
+}
+
+/** A source as it may be written down: without the token. */
+function kept(source: Exclude<PostedSource, { files: File[] }>): string | HubSource {
+  if ('url' in source) return source.url;
+  const { token: _, ...hub } = source.hub;
+  return hub;
+}
