@@ -46,6 +46,19 @@ const policy: Plugin = {
   ],
 };
 
+/** Puts in what index.html names as `<!-- page/….html -->`. */
+const fragments: Plugin = {
+  name: 'fragments',
+  transformIndexHtml: {
+    order: 'pre',
+    handler: async (html) => {
+      const parts = html.split(/<!-- (page\/[\w-]+\.html) -->/);
+      const filled = parts.map((part, at) => (at % 2 === 0 ? part : readFile(new URL(part, import.meta.url), 'utf8')));
+      return (await Promise.all(filled)).join('');
+    },
+  },
+};
+
 /** The service worker gets the names of all files of the build, and a version that changes with any of them. */
 const offline: Plugin = {
   name: 'offline',
@@ -71,7 +84,9 @@ export default defineConfig({
   base: './',
   // A file that is not there is a 404, never the page.
   appType: 'mpa',
-  plugins: [models, policy, offline],
+  plugins: [models, fragments, policy, offline],
+  // Else each page below this folder is one, those of the tests as well.
+  optimizeDeps: { entries: ['index.html'] },
   worker: { format: 'es' },
   build: { outDir: 'site', target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false } },
   server: { port: 8321 },
