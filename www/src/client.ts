@@ -5,14 +5,16 @@ import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
 import { stopped } from './http.js';
 import { platform } from './platform.js';
-import type {
-  CommandArguments,
-  CommandEvent,
-  CommandName,
-  CommandResult,
-  FromWorker,
-  PostedSource,
-  ToWorker,
+import {
+  ENDS_WHEN_STOPPED,
+  ONLY_TELLS,
+  type CommandArguments,
+  type CommandEvent,
+  type CommandName,
+  type CommandResult,
+  type FromWorker,
+  type PostedSource,
+  type ToWorker,
 } from './protocol.js';
 import { rememberedProducts, rememberProducts } from './remembered.js';
 import { checkSettings } from './settings.js';
@@ -104,8 +106,9 @@ export async function createEngine(options: EngineOptions & Stoppable = {}): Pro
  * A model, its examples and its adapter on one GPU. Calls may be made at any time; they run one after another. Made
  * by {@link createEngine}.
  *
- * What a signal stops rejects with code `cancelled`, but for training and answering, where stopping is an end like any
- * other. Reading examples and making an adapter are stopped only while they wait for their turn.
+ * Every method takes a signal. What it stops rejects with code `cancelled`, but for training and answering, where stopping
+ * is an end like any other. What only tells or works something out rejects at once. What changes something, and is neither
+ * loading a model nor an evaluation, is stopped only while it waits for its turn: then it is either done or not begun.
  */
 export class Engine {
   readonly #host: Host;
@@ -199,14 +202,18 @@ export class Engine {
   }
 
   /** Says what is in a file of examples: its format, columns and first rows. Needs no model. */
-  async inspectData(data: DataInput, { name }: { name?: string } = {}): Promise<DataSummary> {
+  async inspectData(
+    data: DataInput,
+    { name }: { name?: string } = {},
+    { signal }: Stoppable = {},
+  ): Promise<DataSummary> {
     const [file] = await dataFiles(data, name);
-    return this.#call('inspectData', { file: file! }, { transfer: [file!.bytes.buffer] });
+    return this.#call('inspectData', { file: file! }, { signal, transfer: [file!.bytes.buffer] });
   }
 
   /** Forgets the examples. */
-  async clearDataset(): Promise<void> {
-    await this.#call('clearDataset', {});
+  async clearDataset({ signal }: Stoppable = {}): Promise<void> {
+    await this.#call('clearDataset', {}, { signal });
   }
 
   /** Puts a fresh adapter, which changes nothing yet, in the place of the one before. */
@@ -224,14 +231,14 @@ export class Engine {
   }
 
   /** The adapter in use, if there is one. */
-  async adapterInfo(): Promise<AdapterInfo | undefined> {
-    return this.#call('adapterInfo', {});
+  async adapterInfo({ signal }: Stoppable = {}): Promise<AdapterInfo | undefined> {
+    return this.#call('adapterInfo', {}, { signal });
   }
 
   /** The adapter as PEFT's two files. Where the engine is gone, the last copy of it. */
-  async saveAdapter(): Promise<AdapterFiles> {
+  async saveAdapter({ signal }: Stoppable = {}): Promise<AdapterFiles> {
     try {
-      return await this.#call('saveAdapter', {});
+      return await this.#call('saveAdapter', {}, { signal });
     } catch (error) {
       if (this.#lastAdapter && LOSSES.includes(errorData(error).code)) return this.#lastAdapter;
       throw error;
@@ -239,26 +246,30 @@ export class Engine {
   }
 
   /** The adapter as one zip with a README.md. */
-  async saveAdapterZip(card: AdapterCard): Promise<Blob> {
-    return packAdapter(await this.saveAdapter(), card);
+  async saveAdapterZip(card: AdapterCard, stoppable: Stoppable = {}): Promise<Blob> {
+    return packAdapter(await this.saveAdapter(stoppable), card);
   }
 
   /**
    * The adapter as the files of a format: `adapter_config.json` and `adapter_model.safetensors`, `adapter.gguf`, or
    * `adapter_config.json` and `adapters.safetensors`. Rejects with `unsupported` where GGUF has no name for a module.
    */
-  async exportAdapter(format: AdapterFormat): Promise<ExportedFile[]> {
-    if (format === 'peft') return filesOf(await this.saveAdapter());
-    return this.#call('exportAdapter', { format });
+  async exportAdapter(format: AdapterFormat, { signal }: Stoppable = {}): Promise<ExportedFile[]> {
+    if (format === 'peft') return filesOf(await this.saveAdapter({ signal }));
+    return this.#call('exportAdapter', { format }, { signal });
   }
 
   /**
    * Keeps an adapter under a new name, ready for {@link useAdapter}: its files, another of the engine's by its name, or a
    * copy of the one in use where nothing is given. What is in use stays so, and nothing is taken of the GPU.
    */
-  async addAdapter(name: string, from?: AdapterFrom | Blob | readonly File[]): Promise<AdapterInfo> {
+  async addAdapter(
+    name: string,
+    from?: AdapterFrom | Blob | readonly File[],
+    { signal }: Stoppable = {},
+  ): Promise<AdapterInfo> {
     const source = from === undefined || typeof from === 'string' ? from : await unpacked(from);
-    return this.#call('addAdapter', { name, from: source });
+    return this.#call('addAdapter', { name, from: source }, { signal });
   }
 
   /**
@@ -266,39 +277,47 @@ export class Engine {
    * kept as it is. Without a name, the one that newAdapter or loadAdapter made, or where there is none the base alone.
    * The base model stays loaded. Says what is in use now.
    */
-  async useAdapter(name?: string): Promise<AdapterInfo | undefined> {
-    return this.#call('useAdapter', { name });
+  async useAdapter(name?: string, { signal }: Stoppable = {}): Promise<AdapterInfo | undefined> {
+    return this.#call('useAdapter', { name }, { signal });
   }
 
   /** All adapters there are, the one without a name first. */
-  async listAdapters(): Promise<AdapterEntry[]> {
-    return this.#call('listAdapters', {});
+  async listAdapters({ signal }: Stoppable = {}): Promise<AdapterEntry[]> {
+    return this.#call('listAdapters', {}, { signal });
   }
 
   /** Forgets the adapter of this name. */
-  async removeAdapter(name: string): Promise<void> {
-    await this.#call('removeAdapter', { name });
+  async removeAdapter(name: string, { signal }: Stoppable = {}): Promise<void> {
+    await this.#call('removeAdapter', { name }, { signal });
   }
 
   /** What an adapter has learned, by the singular values of its ΔW: the one in use, another by its name, or files. */
-  async inspectAdapter(from?: AdapterFrom): Promise<AdapterSpectrum> {
-    return this.#call('inspectAdapter', { from });
+  async inspectAdapter(from?: AdapterFrom, { signal }: Stoppable = {}): Promise<AdapterSpectrum> {
+    return this.#call('inspectAdapter', { from }, { signal });
   }
 
   /**
    * The nearest adapter of a smaller rank. The one it is made of, as in {@link inspectAdapter}, stays as it is: give the
    * files to {@link addAdapter} or {@link loadAdapter} to use them.
    */
-  async compressAdapter(options: CompressOptions, from?: AdapterFrom): Promise<RebuiltAdapter> {
+  async compressAdapter(
+    options: CompressOptions,
+    from?: AdapterFrom,
+    { signal }: Stoppable = {},
+  ): Promise<RebuiltAdapter> {
     checkSettings(options);
-    return this.#call('compressAdapter', { options, from });
+    return this.#call('compressAdapter', { options, from }, { signal });
   }
 
   /** One adapter that does what several do together, each as much as its weight says. They stay as they are. */
-  async combineAdapters(adapters: readonly WeightedAdapter[], options: CombineOptions = {}): Promise<RebuiltAdapter> {
+  async combineAdapters(
+    adapters: readonly WeightedAdapter[],
+    options: CombineOptions = {},
+    { signal }: Stoppable = {},
+  ): Promise<RebuiltAdapter> {
     [options, ...adapters].forEach(checkSettings);
     const parts = adapters.map(({ name, files, weight }) => ({ from: files ?? name, weight }));
-    return this.#call('combineAdapters', { parts, options });
+    return this.#call('combineAdapters', { parts, options }, { signal });
   }
 
   /**
@@ -349,31 +368,35 @@ export class Engine {
    * Adds to the gradients those of `weight` times the mean loss of some examples, named by their place in the data. As in
    * PyTorch, what is added up waits for the optimiser's step.
    */
-  async forwardBackward(examples: readonly number[], weight = 1): Promise<BatchReport> {
+  async forwardBackward(
+    examples: readonly number[],
+    weight = 1,
+    { signal }: Stoppable = {},
+  ): Promise<BatchReport> {
     for (const at of examples) checkSettings({ examples: at });
     checkSettings({ weight });
-    return this.#call('forwardBackward', { examples, weight });
+    return this.#call('forwardBackward', { examples, weight }, { signal });
   }
 
   /** AdamW's step over the gradients added up, which are zero afterwards. */
-  async optimStep(options: OptimOptions = {}): Promise<OptimReport> {
+  async optimStep(options: OptimOptions = {}, { signal }: Stoppable = {}): Promise<OptimReport> {
     checkSettings(options);
-    return this.#call('optimStep', { options });
+    return this.#call('optimStep', { options }, { signal });
   }
 
   /** The training under way as bytes: adapter, moments, step. */
-  async saveState(): Promise<Uint8Array<ArrayBuffer>> {
-    return this.#call('saveState', {});
+  async saveState({ signal }: Stoppable = {}): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#call('saveState', {}, { signal });
   }
 
   /** Takes a training that was just started with the same model, examples, adapter and options to where it was saved. */
-  async loadState(state: Uint8Array<ArrayBuffer>): Promise<void> {
-    await this.#call('loadState', { state });
+  async loadState(state: Uint8Array<ArrayBuffer>, { signal }: Stoppable = {}): Promise<void> {
+    await this.#call('loadState', { state }, { signal });
   }
 
   /** Frees what training by hand needs; the adapter stays. */
-  async endTraining(): Promise<void> {
-    await this.#call('endTraining', {});
+  async endTraining({ signal }: Stoppable = {}): Promise<void> {
+    await this.#call('endTraining', {}, { signal });
   }
 
   /** Times every kernel of one step of a training with these options. The adapter stays as it is. */
@@ -433,13 +456,16 @@ export class Engine {
     { onEvent = () => undefined, signal, transfer = [] }: CallOptions = {},
   ): Promise<CommandResult<Name>> {
     if (this.#end) return Promise.reject(new WebLoraError(this.#end));
+    if (signal?.aborted && !ENDS_WHEN_STOPPED.includes(type)) return Promise.reject(stopped());
     const id = this.#nextId++;
-    const post = (message: ToWorker) => this.#worker.postMessage(message, transfer);
-    const abort = () => this.#worker.postMessage({ kind: 'abort', id }, []);
+    const abort = () => {
+      this.#worker.postMessage({ kind: 'abort', id }, []);
+      if (ONLY_TELLS.includes(type)) this.#taken(id)?.reject(stopped());
+    };
     const answer = new Promise<CommandResult<Name>>((resolve, reject) => {
       this.#pending.set(id, { resolve, reject, onEvent });
     });
-    post({ kind: 'command', id, command: { type, ...args } as never });
+    this.#worker.postMessage({ kind: 'command', id, command: { type, ...args } as never }, transfer);
     if (signal?.aborted) abort();
     signal?.addEventListener('abort', abort);
     return answer.finally(() => signal?.removeEventListener('abort', abort));
@@ -450,15 +476,16 @@ export class Engine {
       this.#stop(message.error);
       return;
     }
-    const pending = this.#pending.get(message.id);
-    if (!pending) return;
-    if (message.kind === 'event') {
-      pending.onEvent(message.event);
-      return;
-    }
-    this.#pending.delete(message.id);
-    if (message.kind === 'error') pending.reject(new WebLoraError(message.error));
-    else pending.resolve(message.result as never);
+    if (message.kind === 'event') this.#pending.get(message.id)?.onEvent(message.event);
+    else if (message.kind === 'error') this.#taken(message.id)?.reject(new WebLoraError(message.error));
+    else this.#taken(message.id)?.resolve(message.result as never);
+  }
+
+  /** A call that is about to be settled, unless it was before. */
+  #taken(id: number): Pending | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    return pending;
   }
 
   #stop(error: ErrorData): void {

@@ -89,6 +89,21 @@ export type CommandArguments<Name extends CommandName> = Omit<Commands[Name], 'r
 export type CommandResult<Name extends CommandName> = Commands[Name]['result'];
 export type Command = { [Name in CommandName]: { type: Name } & CommandArguments<Name> }[CommandName];
 
+/** For which to be stopped is an end like any other: what there is until then is the result. */
+export const ENDS_WHEN_STOPPED: readonly CommandName[] = ['train', 'resumeRun', 'generate'];
+/** Which leave all as it was: who no longer wants the answer need not wait for it, even when it is being worked out. */
+export const ONLY_TELLS: readonly CommandName[] = [
+  'inspectData',
+  'adapterInfo',
+  'saveAdapter',
+  'exportAdapter',
+  'listAdapters',
+  'inspectAdapter',
+  'compressAdapter',
+  'combineAdapters',
+  'saveState',
+];
+
 /** `from` is undefined for the adapter in use. */
 export interface WeightedSource {
   from: AdapterFrom | undefined;

@@ -6,23 +6,21 @@
 import { readable } from './data-files.js';
 import { WebLoraError, errorData, type ErrorData } from './errors.js';
 import { stopped } from './http.js';
-import type {
-  Command,
-  CommandEvent,
-  CommandName,
-  CommandResult,
-  Commands,
-  FromWorker,
-  ToWorker,
+import {
+  ENDS_WHEN_STOPPED,
+  type Command,
+  type CommandEvent,
+  type CommandName,
+  type CommandResult,
+  type Commands,
+  type FromWorker,
+  type ToWorker,
 } from './protocol.js';
 import { Session } from './session.js';
 import { withFiles } from './sources.js';
 import type { Listener } from './training.js';
 import type { AdapterFiles, DeviceInfo, Profile, Progress, TrainOptions } from './types.js';
 import { createWasmEngine, type WasmEngine } from './wasm.js';
-
-/** Commands for which to be stopped is an end like any other. */
-const ENDS_WHEN_STOPPED: readonly CommandName[] = ['train', 'resumeRun', 'generate'];
 
 /** Once it has been created. */
 let engine: { wasm: WasmEngine; session: Session } | undefined;

@@ -1,9 +1,10 @@
-/** Runs kept in the tab's storage: to look at, compare, take out and delete. Training and resuming are the engine's. */
+/** Runs kept in the tab's storage: to look at, compare, rename, take out and delete. Training and resuming are the engine's. */
 
 import { zipSync } from 'fflate';
+import { WebLoraError } from '../errors.js';
 import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunInfo, RunMetrics, Sample, TrainStep } from '../types.js';
-import { inUse, lockOf, readAdapter, readFile, readJson, runFolder, runsFolder } from './folder.js';
+import { inUse, lockOf, readAdapter, readFile, readJson, runFolder, runsFolder, writeFile } from './folder.js';
 import type { Metric } from './writer.js';
 
 /** The runs kept in this browser. */
@@ -58,6 +59,20 @@ export const runs = {
       files[entry.name] = new Uint8Array(await (await (entry as FileSystemFileHandle).getFile()).arrayBuffer());
     }
     return new Blob([zipSync(files, { level: 1 })], { type: 'application/zip' });
+  },
+
+  /** Gives it another name. Rejects with `in_use` while any tab is training it, with `bad_setting` where the name is empty. */
+  async rename(id: string, name: string): Promise<void> {
+    if (name.trim() === '') {
+      const message = 'name is empty; allowed is a name.';
+      throw new WebLoraError({ code: 'bad_setting', name: 'name', value: 'empty', allowed: 'a name', message });
+    }
+    const folder = await runFolder(id);
+    await platform().locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
+      const info = await readJson<RunInfo>(folder, 'run.json');
+      if (!lock) throw inUse(info?.name ?? id);
+      if (info) await writeFile(folder, 'run.json', JSON.stringify({ ...info, name: name.trim() }));
+    });
   },
 
   /** Deletes it. Rejects with `in_use` while any tab is training it. */
