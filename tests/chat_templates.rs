@@ -1,6 +1,9 @@
 //! Chat templates give what transformers' Jinja gives, and hostile ones come to an end.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "fuzz/memory.rs"]
+mod memory;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -111,34 +114,141 @@ fn hostile_templates_come_to_an_end() {
     let deep = format!("{}x{}", "{% if true %}".repeat(2000), "{% endif %}".repeat(2000));
     let brackets = format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000));
     let long = format!("{{# {} #}}", "x".repeat(2 << 20));
+    let chain = format!("{{{{ a{} }}}}", "~a".repeat(50_000));
+    let filters = format!("{{{{ a{} }}}}", "|trim".repeat(20_000));
+    let branches = format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(15_000));
+    let raw = format!("{{% set x %}}{{% for i in range(100000) %}}{}{{% endfor %}}{{% endset %}}", "x".repeat(100_000));
+    let too_much = "too much text";
+    let grown = |step: &str| {
+        let grow = "{% set ns = namespace(x='0123456789abcdef') %}{% for i in range(100000) %}STEP{% endfor %}";
+        grow.replace("STEP", step)
+    };
+    let [tilde, plus, times, set_block, joined, replaced, listed] = [
+        "{% set ns.x = ns.x ~ ns.x %}",
+        "{% set ns.x = ns.x + ns.x %}",
+        "{% set ns.x = ns.x * 9 %}",
+        "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}",
+        "{% set ns.x = [ns.x, ns.x, ns.x]|join(ns.x) %}",
+        "{% set ns.x = ns.x|replace('0', ns.x) %}",
+        "{% set ns.x = [ns.x, ns.x] %}",
+    ]
+    .map(grown);
+    let nested_lists = grown("{% set ns.x = [ns.x] %}");
+    let [lists, repeated, kept, compared, searched, counted, iterated, sliced, sorted] = [
+        "{% set ns.l = (ns.l or [1]) + (ns.l or [1]) %}",
+        "{% set ns.l = (ns.l or [1]) * 1000 %}",
+        "{% set ns.l = (ns.l or []) + [ns.x ~ i * 1000000] %}",
+        "{% set ns.x = ns.x[:1000000] ~ ns.x[:1000000] %}{% if ns.x == ns.x ~ '' %}{% endif %}",
+        "{% set ns.x = ns.x[:1000000] ~ ns.x[:1000000] %}{% if ('b' * 9999) in ns.x %}{% endif %}",
+        "{% set ns.x = ns.x[:1000000] ~ ns.x[:1000000] %}{% if ns.x.count('') == i %}{% endif %}",
+        "{% set ns.x = ns.x[:1000000] ~ ns.x[:1000000] %}{% for c in ns.x %}{% break %}{% endfor %}",
+        "{% set ns.x = ns.x[:1000000] ~ ns.x[:1000000] %}{% set y = ns.x[::-1] %}",
+        "{% set ns.x = ns.x[:1000000] ~ ns.x[:1000000] %}{% set y = ns.x|sort %}",
+    ]
+    .map(grown);
     let cases = [
         (nested, "takes more than 2000000 steps"),
         ("{% for a in range(1000000000) %}{% endfor %}", "range"),
         (macros, "recursion limit"),
-        (output, "writes more than 16777216 bytes"),
-        ("{{ 'x' * 10000000000 }}", "fails"),
+        (output, too_much),
+        ("{{ 'x' * 10000000000 }}", too_much),
+        ("{{ 10000000000 * 'x' }}", too_much),
+        ("{{ [1] * 10000000000 }}", too_much),
+        ("{% set x = [1] * 1000000000000000000 %}{{ x|map('upper')|list }}", too_much),
+        ("{{ ('x' * 10000000)|list }}", too_much),
+        ("{{ 'x'|indent(10000000000) }}", "indents by more than 999"),
+        ("{{ 'x'|indent(width=10000000000) }}", "indents by more than 999"),
+        ("{{ '%09999999999d'|format(1) }}", "formats to more than 999 places"),
+        ("{{ '%*d'|format(999999999, 1) }}", "formats to more than 999 places"),
+        ("{{ '{:9999999999}'.format(1) }}", "formats to more than 999 places"),
+        ("{{ '{:{}}'.format(1, 999999999) }}", "formats to more than 999 places"),
+        ("{{ [1, 2]|batch(10000000000000000000) }}", "fails"),
+        ("{{ [1, 2]|slice(1000000000000000000) }}", "fails"),
+        ("{{ debug() }}", "fails"),
+        ("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}", "can be kept in a namespace"),
+        ("{% set ns = namespace() %}{% set ns.a = [[ns]] %}{{ ns }}", "can be kept in a namespace"),
+        ("{% macro m() %}{% endmacro %}{% set ns = namespace(m=m) %}", "can be kept in a namespace"),
+        ("{{ f(*[1]) }}", "'*' before an argument is not supported"),
+        ("{% autoescape true %}{% endautoescape %}", "'autoescape' is not supported"),
+        (&tilde, too_much),
+        (&plus, too_much),
+        (&times, too_much),
+        (&set_block, too_much),
+        (&joined, too_much),
+        (&replaced, too_much),
+        (&listed, too_much),
+        (&nested_lists, "lists in lists more than 32 deep"),
+        (&lists, too_much),
+        (&repeated, too_much),
+        (&kept, too_much),
+        (&compared, too_much),
+        (&searched, too_much),
+        (&counted, too_much),
+        (&iterated, too_much),
+        (&sliced, too_much),
+        (&sorted, too_much),
+        (&raw, too_much),
+        (&chain, "more than 500 words between"),
+        (&filters, "more than 500 words between"),
+        (&branches, "more than 200 branches"),
         (deep.as_str(), "cannot be read"),
         (brackets.as_str(), "cannot be read"),
-        (long.as_str(), "at most 1048576 are read"),
+        (long.as_str(), "at most 262144 are read"),
         ("{{ messages[0]['content'", "cannot be read"),
-        ("{% include 'other' %}", "fails"),
-        ("{% extends 'other' %}", "fails"),
-        ("{% import 'os' as os %}{{ os.system('true') }}", "fails"),
+        ("{% include 'other' %}", "'include' is not supported (its line 1)"),
+        ("{% extends 'other' %}", "'extends' is not supported"),
+        ("{% import 'os' as os %}{{ os.system('true') }}", "'import' is not supported"),
         ("{{ ''.__class__.__mro__ }}{{ cycler.__init__.__globals__ }}", "fails"),
         ("{{ 1 // 0 }}", "fails"),
         ("{{ 9223372036854775807 * 9223372036854775807 * 9223372036854775807 }}", "fails"),
         ("{{ 'é'[0].foo.bar }}", "fails"),
+        ("{{ 'a'[::0] }}", "the step 0"),
         ("{{ strftime_now('%Q') }}", "does not know '%Q'"),
         ("a\n{{ raise_exception('roles must alternate') }}", "roles must alternate (its line 2)"),
     ];
     for (source, words) in cases {
         let start = std::time::Instant::now();
-        let shown: String = source.chars().take(60).collect();
-        let error = render(source).err().unwrap_or_else(|| panic!("{shown}: it was rendered")).to_string();
+        let shown: String = source.chars().take(100).collect();
+        let error = memory::within(&shown, source.len(), || render(source)).err();
+        let error = error.unwrap_or_else(|| panic!("{shown}: it was rendered")).to_string();
         assert!(error.starts_with("model.gguf: its chat template "), "{shown}: {error}");
         assert!(error.contains(words), "{shown}: {error}");
-        assert!(start.elapsed().as_secs() < 5, "{shown}: {:?}", start.elapsed());
+        // A tenth of a second on a machine of its own.
+        assert!(start.elapsed().as_secs() < 20, "{shown}: {:?}", start.elapsed());
     }
+}
+
+/// What would end in a panic, or never, in minijinja; Python's own results.
+#[test]
+fn edges_are_pythons() {
+    for (source, text) in [
+        ("{{ ''[::-1] }}|{{ messages[5:][::-1]|length }}", "|0"),
+        ("{{ 'abc'[::-1] }}{{ 'abcdef'[4:1:-2] }}{{ 'abc'[-2:] }}{{ 'abc'[9:] }}{{ 'abc'[:-9] }}", "cbaecbc"),
+        ("{{ [1, 2, 3][::-1] }}{{ [1, 2, 3][-9:2] }}{{ ('é🙂')[1] }}", "[3, 2, 1][1, 2]🙂"),
+        ("{{ 'abc'.count('') }}{{ 'aaa'.count('a') }}", "43"),
+        ("{{ 'abc'[-9223372036854775808:9223372036854775807:9223372036854775807] }}", "a"),
+        ("{{ 'abc'[::-9223372036854775807] }}", "c"),
+        (
+            "{{ 1 + 2 }} {{ 1.5 + 2 }} {{ 2 * 3 }} {{ true + 1 }} {{ [1] + [2] }} {{ 'a' ~ 1 ~ none }}",
+            "3 3.5 6 2 [1, 2] a1None",
+        ),
+        ("{{ ['a'] * 2 }}{{ 2 * 'ab' }}", "[\"a\", \"a\"]abab"),
+        ("{% for a, b in [[1, 2], [3, 4]] %}{{ a + b }}{% endfor %}", "37"),
+        ("{% set a, b = [1, 2] %}{% set ns = namespace(x=1) %}{% set ns.x = ns.x + a %}{{ ns.x }}{{ b }}", "22"),
+        ("{% filter upper %}a{{ 'b' }}{% endfilter %}{% set x | trim %} c {% endset %}{{ x }}", "ABc"),
+    ] {
+        assert_eq!(render(source).as_deref(), Ok(text), "{source}");
+    }
+}
+
+/// A conversation as long as any takes its share of the budget, also where it is put together piece by piece.
+#[test]
+fn long_conversations_are_written() {
+    let messages: Vec<Message> =
+        (0..400).map(|i| Message::new(["user", "assistant"][i % 2], &"word ".repeat(500))).collect();
+    let source = "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text ~ m.role ~ (m.content | trim) %}{% if messages|length > loop.index and messages[loop.index].role in ['user', 'x'] %}{% endif %}{% endfor %}{{ ns.text }}";
+    let text = ChatTemplate::new("t", source, "<s>", "</s>").unwrap().render(&messages, false).unwrap();
+    assert!(text.len() > 400 * 2499);
 }
 
 #[test]

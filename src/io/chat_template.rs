@@ -1,17 +1,22 @@
 //! Chat templates: Jinja as transformers renders it, within limits.
 
+mod meter;
+mod metered;
+
+use std::collections::BTreeMap;
 use std::{io, ops::Range};
 
-use minijinja::{Environment, ErrorKind, State, Value, context};
+use minijinja::machinery::{CodeGenerator, Instructions, Vm, WhitespaceConfig, make_string_output};
+use minijinja::{AutoEscape, Environment, ErrorKind, State, Value, context};
+use self_cell::self_cell;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use crate::{Error, Result};
+use meter::{BUDGET_NAME, Budget, Paid};
 
 /// Longest template read; the longest in use have 30 kB.
-const MAX_SOURCE_BYTES: usize = 1 << 20;
-/// Longest conversation written.
-const MAX_OUTPUT_BYTES: usize = 16 << 20;
+const MAX_SOURCE_BYTES: usize = 256 << 10;
 /// Instructions per rendering. A message costs some hundred.
 const FUEL: u64 = 2_000_000;
 /// Depth of macro calls; a tab's stack is small.
@@ -40,11 +45,40 @@ impl Message {
     }
 }
 
+/// What a template compiles to, as minijinja has it: the body, and the named blocks.
+type Code<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
+
+self_cell!(
+    /// A template's source and what it compiles to.
+    struct Compiled {
+        owner: String,
+
+        #[covariant]
+        dependent: Code,
+    }
+);
+
+/// What the template is called, in it and in minijinja's errors.
+const NAME: &str = "chat_template";
+
+/// As `transformers.utils.chat_template_utils` sets Jinja up.
+const WHITE_SPACE: WhitespaceConfig =
+    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+
+fn compile(source: String) -> Result<Compiled, minijinja::Error> {
+    Compiled::try_new(source, |source| {
+        let mut code = CodeGenerator::new(NAME, source);
+        code.compile_stmt(&metered::metered(NAME, source, WHITE_SPACE)?);
+        Ok(code.finish())
+    })
+}
+
 /// A model's way of writing a conversation as one text.
 pub struct ChatTemplate {
     /// Where it comes from, for errors.
     file: String,
     environment: Environment<'static>,
+    code: Compiled,
     bos_token: String,
     eos_token: String,
     marks_answers: bool,
@@ -53,22 +87,19 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compiles `source`, which came from `file`.
     pub fn new(file: &str, source: &str, bos_token: &str, eos_token: &str) -> Result<Self> {
-        let mut template = Self {
-            file: file.to_owned(),
-            environment: environment(),
-            bos_token: bos_token.to_owned(),
-            eos_token: eos_token.to_owned(),
-            marks_answers: false,
-        };
+        let bad = |message: String| bad(file, message);
         if source.len() > MAX_SOURCE_BYTES {
-            return Err(template.bad(format!("has {} bytes, at most {MAX_SOURCE_BYTES} are read", source.len())));
+            return Err(bad(format!("has {} bytes, at most {MAX_SOURCE_BYTES} are read", source.len())));
         }
         let (source, marks_answers) = with_generation_filters(source);
-        template.marks_answers = marks_answers;
-        match template.environment.add_template_owned("chat_template", source) {
-            Ok(()) => Ok(template),
-            Err(error) => Err(template.bad(format!("cannot be read: {}", explain(&error)))),
-        }
+        Ok(Self {
+            file: file.to_owned(),
+            environment: environment(),
+            code: compile(source).map_err(|error| bad(format!("cannot be read: {}", explain(&error))))?,
+            bos_token: bos_token.to_owned(),
+            eos_token: eos_token.to_owned(),
+            marks_answers,
+        })
     }
 
     /// The conversation as text; with `add_generation_prompt`, up to where the model's answer begins.
@@ -123,8 +154,6 @@ impl ChatTemplate {
         mark_answers: bool,
     ) -> Result<String> {
         let failed = |error: minijinja::Error| self.bad(format!("fails: {}", explain(&error)));
-        let template = self.environment.get_template("chat_template").map_err(failed)?;
-        let mut text = LimitedText(Vec::new());
         let values = context! {
             messages => messages,
             add_generation_prompt => add_generation_prompt,
@@ -134,20 +163,48 @@ impl ChatTemplate {
             documents => Value::from(()),
             mark_answers => mark_answers,
         };
-        template.render_captured_to(values, &mut text).map_err(failed)?;
-        String::from_utf8(text.0).map_err(|_| self.bad("writes text that is not UTF-8".to_owned()))
+        let budget = Value::from_object(Budget::new(size_bytes(messages) + size_bytes(tools)));
+        let values = context! { ..Value::from_iter([(BUDGET_NAME, budget)]), ..values };
+        let mut text = String::new();
+        let (instructions, blocks) = self.code.borrow_dependent();
+        let vm = Vm::new(&self.environment);
+        vm.eval(instructions, values, blocks, &mut make_string_output(&mut text), AutoEscape::None).map_err(failed)?;
+        Ok(text)
     }
 
     fn bad(&self, message: String) -> Error {
-        Error::BadFile { file: self.file.clone(), message: format!("its chat template {message}") }
+        bad(&self.file, message)
     }
+}
+
+fn bad(file: &str, message: String) -> Error {
+    Error::BadFile { file: file.to_owned(), message: format!("its chat template {message}") }
+}
+
+/// Bytes of something as JSON.
+fn size_bytes<T: Serialize>(values: &[T]) -> usize {
+    struct Counted(usize);
+
+    impl io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    // Keys are texts and nothing fails to be written.
+    let _ = serde_json::to_writer(&mut counted, values);
+    counted.0
 }
 
 fn explain(error: &minijinja::Error) -> String {
     let at = error.line().map(|line| format!(" (its line {line})")).unwrap_or_default();
     match error.kind() {
         ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps{at}"),
-        ErrorKind::WriteFailure => format!("it writes more than {MAX_OUTPUT_BYTES} bytes"),
         _ => match error.detail() {
             Some(detail) => format!("{detail}{at}"),
             None => format!("{}{at}", error.kind()),
@@ -155,31 +212,13 @@ fn explain(error: &minijinja::Error) -> String {
     }
 }
 
-/// Collects what a template writes, up to [`MAX_OUTPUT_BYTES`].
-struct LimitedText(Vec<u8>);
-
-impl io::Write for LimitedText {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Jinja set up as `transformers.utils.chat_template_utils` does.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_DEPTH);
     environment.set_unknown_method_callback(python_method);
+    meter::set_up(&mut environment);
     environment.add_filter("tojson", to_json);
     environment.add_filter("generation", generation);
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
@@ -191,6 +230,12 @@ fn environment() -> Environment<'static> {
 
 /// Python's methods of texts, lists and dicts. Places in texts are counted in characters, as slices count them.
 fn python_method(state: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, minijinja::Error> {
+    meter::pay_method(state, value, method, arguments)?;
+    if let (Some(text), "count", [part]) = (value.as_str(), method, arguments)
+        && part.as_str() == Some("")
+    {
+        return Ok((text.chars().count() + 1).into());
+    }
     if let (Some(text), "find" | "rfind", [part]) = (value.as_str(), method, arguments)
         && let Some(part) = part.as_str()
     {
@@ -233,11 +278,12 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 }
 
 /// `json.dumps` as transformers calls it: a space after commas and colons, nothing escaped for HTML.
-fn to_json(value: &Value, options: minijinja::value::Kwargs) -> Result<Value, minijinja::Error> {
+fn to_json(state: &State, value: &Value, options: minijinja::value::Kwargs) -> Result<Value, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
     options.assert_all_used()?;
     let failed = |error| minijinja::Error::new(ErrorKind::InvalidOperation, "tojson fails").with_source(error);
-    let mut json = Vec::new();
+    meter::pay_deep(state, value)?;
+    let mut json = Paid { state, text: Vec::new() };
     match indent {
         Some(width) => {
             let spaces = " ".repeat(width.min(16));
@@ -246,7 +292,7 @@ fn to_json(value: &Value, options: minijinja::value::Kwargs) -> Result<Value, mi
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonJson)).map_err(failed)?,
     }
-    Ok(String::from_utf8_lossy(&json).into_owned().into())
+    Ok(String::from_utf8_lossy(&json.text).into_owned().into())
 }
 
 /// Python's separators.
