@@ -1,53 +1,26 @@
 //! Thousands of random damages to each kind of file: an error or something usable comes back, never a panic.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "fuzz/damage.rs"]
+mod damage;
+#[path = "fuzz/memory.rs"]
+mod memory;
 #[path = "gguf_files/writer.rs"]
 mod writer;
 
 use std::rc::Rc;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use damage::damage;
 use web_lora::data::parse_jsonl;
 use web_lora::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
 
-/// Calls `check` with damaged copies of `bytes`: changed, cut, doubled, and with extreme numbers.
-fn damage(bytes: &[u8], copies: usize, mut check: impl FnMut(Vec<u8>)) {
-    let mut random = ChaCha8Rng::seed_from_u64(41);
-    for _ in 0..copies {
-        let mut copy = bytes.to_vec();
-        for _ in 0..random.random_range(1..4) {
-            let at = random.random_range(0..copy.len());
-            match random.random_range(0..6) {
-                0 => copy[at] = random.random(),
-                1 => copy[at] ^= 1 << random.random_range(0..8),
-                2 => copy.truncate(at.max(1)),
-                3 => {
-                    let end = (at + random.random_range(1..64)).min(copy.len());
-                    let part = copy[at..end].to_vec();
-                    copy.splice(at..at, part);
-                }
-                4 => {
-                    let number: u64 =
-                        [0, 1, 0x7fff_ffff, 0x8000_0000, u64::MAX >> 1, u64::MAX][random.random_range(0..6)];
-                    let end = (at + 8).min(copy.len());
-                    copy[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
-                }
-                _ => {
-                    let end = (at + random.random_range(1..32)).min(copy.len());
-                    copy.drain(at..end);
-                    if copy.is_empty() {
-                        copy.push(0);
-                    }
-                }
-            }
-        }
-        check(copy);
-    }
+/// Uses a model in every way there is, if it opens, within memory's bounds.
+fn use_model(files: Vec<(&str, Vec<u8>)>) -> bool {
+    let n_bytes = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    memory::within(files[0].0, n_bytes, || use_files(files))
 }
 
-/// Uses a model in every way there is, if it opens.
-fn use_model(files: Vec<(&str, Vec<u8>)>) -> bool {
+fn use_files(files: Vec<(&str, Vec<u8>)>) -> bool {
     let sources: Vec<Rc<dyn ByteSource>> =
         files.into_iter().map(|(name, bytes)| Rc::new(MemorySource::new(name, bytes)) as Rc<dyn ByteSource>).collect();
     let Ok(model) = pollster::block_on(Checkpoint::open(&sources)) else { return false };

@@ -1,6 +1,9 @@
 //! Files of examples as people have them: what is read of each format and shape, and what is said of broken ones.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "fuzz/memory.rs"]
+mod memory;
+
 use std::path::Path;
 
 use serde_json::Value;
@@ -53,4 +56,33 @@ fn what_is_no_file_of_examples_says_why() {
         inspect(DataFile { name: "a.json", bytes: deep.as_bytes(), format: Some(Format::Json) }).unwrap().sample,
         []
     );
+}
+
+/// 100 MB in one line, one field, one list: an error that names the line, or what it is; at no more than its own size.
+#[test]
+fn a_line_of_100_megabytes_costs_no_more_than_itself() {
+    let long = "x".repeat(100 << 20);
+    let object = format!(r#"{{"text": "{long}"}}"#);
+    for (name, text) in
+        [("a.jsonl", object.clone()), ("a.json", format!("[{object}]")), ("a.csv", format!("a,b\n1,\"{long}\"\n"))]
+    {
+        let summary =
+            memory::within(name, text.len(), || inspect(DataFile { name, bytes: text.as_bytes(), format: None }));
+        assert_eq!(summary.map(|summary| (summary.rows, summary.sample.len())).unwrap(), (1, 0), "{name}");
+    }
+    let text = format!("one\n{long}");
+    let summary = memory::within("a.txt", text.len(), || {
+        inspect(DataFile { name: "a.txt", bytes: text.as_bytes(), format: Some(Format::Text) })
+    });
+    assert_eq!(summary.unwrap().rows, 1);
+}
+
+/// Formulas are texts, as everything in a table is.
+#[test]
+fn formulas_stay_texts() {
+    let table = b"prompt,completion\n=1+1,\"=HYPERLINK(\"\"http://x\"\")\"\n@SUM(A1),-2\n";
+    let summary = inspect(DataFile { name: "a.csv", bytes: table, format: None }).unwrap();
+    assert_eq!(summary.sample[0]["prompt"], "=1+1");
+    assert_eq!(summary.sample[0]["completion"], "=HYPERLINK(\"http://x\")");
+    assert_eq!(summary.sample[1]["completion"], "-2");
 }

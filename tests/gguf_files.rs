@@ -2,6 +2,8 @@
 //! The table of broken files follows llama.cpp's `tests/test-gguf.cpp` and its published advisories.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "fuzz/memory.rs"]
+mod memory;
 #[allow(dead_code)]
 #[path = "gguf_files/writer.rs"]
 mod writer;
@@ -234,6 +236,53 @@ const BROKEN: &[Case] = &[
     ("split.no beyond", |w| w.set("split.no", 2, vec![1, 0]), "'split.no' is 1 of 1 parts"),
     ("split.count a text", |w| w.set("split.count", 8, text("3")), "'split.count' is not a whole number"),
     ("split.count 2^32 - 1", |w| w.set("split.count", 4, vec![0xff; 4]), "part 2 is missing"),
+    (
+        "nothing in it",
+        |w| {
+            w.entries.clear();
+            w.tensors.clear();
+        },
+        "'general.architecture' is missing",
+    ),
+    ("alignment of others", |w| w.set("general.alignment", 4, 64u32.to_le_bytes().into()), "no multiple of 64"),
+    (
+        "alignment 1 << 20",
+        |w| w.set("general.alignment", 4, (1u32 << 20).to_le_bytes().into()),
+        "no multiple of 1048576",
+    ),
+    ("alignment a list", |w| w.set("general.alignment", 9, list(4, 0)), "'general.alignment' is not a u32"),
+    ("tensor name of 2^64", |w| w.tensors[0].name = "\0".repeat(70_000), "at most 63 are allowed"),
+    ("no type", |w| w.set("a", 9, vec![]), "small.gguf: "),
+    (
+        "many entries",
+        |w| (0..66_000).for_each(|i| w.entries.push((format!("k{i}"), 7, vec![1]))),
+        "metadata entries, at most 65536 are read",
+    ),
+    (
+        "many tensors",
+        |w| (0..66_000).for_each(|i| w.tensors.push(Item::new(&format!("t{i}"), &[1], 0, vec![0; 4]))),
+        "tensors, at most 65536 are read",
+    ),
+    (
+        "many texts",
+        |w| w.set("a", 9, [list(8, 3 << 20), vec![0; 24 << 20]].concat()),
+        "where all lists may have 2097152",
+    ),
+    (
+        "many bytes",
+        |w| w.set("a", 9, [list(0, 3 << 20), vec![0; 3 << 20]].concat()),
+        "where all lists may have 2097152",
+    ),
+    (
+        "many lists",
+        |w| (0..40).for_each(|i| w.set(&format!("a{i}"), 9, [list(7, 60_000), vec![0; 60_000]].concat())),
+        "where all lists may have 2097152",
+    ),
+    (
+        "a long header",
+        |w| w.set("a", 8, [(40u64 << 20).to_le_bytes().to_vec(), vec![b' '; 40 << 20]].concat()),
+        "its header is longer than 33554432 bytes",
+    ),
 ];
 
 /// The beginning of a list that claims `len` items.
@@ -246,7 +295,9 @@ fn broken_files_are_refused_with_their_place() {
     for (name, change, words) in BROKEN {
         let mut writer = small_model();
         change(&mut writer);
-        let error = open(writer.bytes()).err().unwrap_or_else(|| panic!("{name}: it was read"));
+        let bytes = writer.bytes();
+        let error = memory::within(name, bytes.len(), || open(bytes).err());
+        let error = error.unwrap_or_else(|| panic!("{name}: it was read"));
         assert!(error.to_string().starts_with("models/small.gguf: "), "{name}: {error}");
         assert!(error.to_string().contains(words), "{name}: {error}");
     }
@@ -340,10 +391,38 @@ fn broken_tokenizers_are_refused_with_their_place() {
     for (name, change, words) in BROKEN_TOKENIZERS {
         let mut writer = small_model();
         change(&mut writer);
-        let opened = open(writer.bytes()).and_then(|model| model.tokenizer());
+        let bytes = writer.bytes();
+        let opened = memory::within(name, bytes.len(), || open(bytes).and_then(|model| model.tokenizer()));
         let error = opened.err().unwrap_or_else(|| panic!("{name}: it was read"));
         assert!(error.to_string().starts_with("models/small.gguf: "), "{name}: {error}");
         assert!(error.to_string().contains(words), "{name}: {error}");
+    }
+}
+
+/// As many items as are read: what they take, whatever little they take in the file.
+#[test]
+fn the_longest_lists_are_read() {
+    let n = (2u64 << 20) - 1000;
+    let mut writer = small_model();
+    writer.set("a", 9, [list(8, n), vec![0; 8 * n as usize]].concat());
+    let bytes = writer.bytes();
+    memory::within("empty texts", bytes.len(), || open(bytes).map(drop)).unwrap();
+}
+
+/// Tokens of type "byte" that name none: `<0x-1>` threw in llama.cpp.
+#[test]
+fn tokens_that_look_like_bytes_are_read() {
+    let mut writer = small_model();
+    let odd = ["<unk>", "<s>", "</s>", "<0x-1>", "<0xZZ>", "<0x", "<0x100>", "<0xé>", "<0x41>", "\u{2581}", "a"];
+    scored(&mut writer, odd.iter().map(|token| token.to_string()));
+    let kinds: Vec<u8> =
+        odd.iter().flat_map(|token| if token.starts_with("<0x") { 6u32 } else { 1 }.to_le_bytes()).collect();
+    writer.set("tokenizer.ggml.token_type", 9, [list(4, odd.len() as u64), kinds].concat());
+    writer.entries.retain(|(key, ..)| key != "tokenizer.ggml.eos_token_id");
+    let tokenizer = open(writer.bytes()).and_then(|model| model.tokenizer()).unwrap();
+    assert_eq!(tokenizer.decode(&tokenizer.encode("aAa").unwrap(), true).unwrap(), "aAa");
+    for id in 0..odd.len() as u32 {
+        tokenizer.decode(&[id, id], false).unwrap();
     }
 }
 

@@ -2,6 +2,8 @@
 //! room as any, so no file is needed; nothing is run.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "fuzz/memory.rs"]
+mod heap;
 #[allow(dead_code)]
 #[path = "gguf_files/writer.rs"]
 mod writer;
@@ -126,7 +128,10 @@ async fn plan_and_take(shape: &Shape, r: usize, max_tokens: usize, budget: u64) 
     };
     assert_eq!(gpu.allocated_bytes(), 0, "a plan takes nothing");
 
+    let peak = heap::Peak::new();
     let (model, adapter) = model_and_adapter(&gpu, &checkpoint, r, max_tokens).await;
+    // Of the tab itself, which has 4 GiB at most: weights pass through it in pieces, however many there are.
+    assert!(peak.bytes() < 64 << 20, "loading took {} MiB of memory", peak.bytes() >> 20);
     let (recompute, recorded) = (plan.recompute, Recorded::default());
     let trainer = Trainer::new(gpu.clone(), &model, &adapter, max_tokens, recompute, recorded, &mut |_, _| ()).await;
     let _trainer = trainer.unwrap();

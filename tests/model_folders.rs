@@ -1,6 +1,9 @@
 //! Hugging Face folders: the golden ones are read, and broken or unimplemented ones refused by file and field.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "fuzz/memory.rs"]
+mod memory;
+
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -102,7 +105,8 @@ fn broken_safetensors_are_refused_with_their_place() {
         ),
     ];
     for (i, (bytes, words)) in cases.iter().enumerate() {
-        let error = open(&[("config.json", b"{}"), ("model.safetensors", bytes)]).err();
+        let open = || open(&[("config.json", b"{}"), ("model.safetensors", bytes)]).err();
+        let error = memory::within(words, bytes.len(), open);
         let error = error.unwrap_or_else(|| panic!("case {i} was read")).to_string();
         assert!(error.starts_with("tiny/model.safetensors: ") && error.contains(words), "case {i}: {error}");
         // What the reference refuses we refuse; it has more types.
@@ -112,6 +116,29 @@ fn broken_safetensors_are_refused_with_their_place() {
     for length in 0..good.len() {
         assert!(open(&[("config.json", b"{}"), ("model.safetensors", &good[..length])]).is_err());
     }
+}
+
+/// An index names files of the folder, whatever else it names.
+#[test]
+fn an_index_reaches_no_further_than_its_folder() {
+    let shard = safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 4);
+    let index = |file: &str| serde_json::to_vec(&json!({"weight_map": {"a": file}})).unwrap();
+    let open = |index: &[u8]| {
+        open(&[("config.json", b"{}"), ("one.safetensors", &shard), ("model.safetensors.index.json", index)])
+    };
+    open(&index("one.safetensors")).unwrap();
+    for file in ["two.safetensors", "../one.safetensors", "/one.safetensors", "tiny/one.safetensors", "", "config.json"]
+    {
+        let error = open(&index(file)).err().unwrap_or_else(|| panic!("{file} was read")).to_string();
+        assert!(error.contains("is missing") || error.contains("config.json: "), "{file}: {error}");
+    }
+    for broken in [&b""[..], b"[]", b"{}", br#"{"weight_map": {"a": 1}}"#, br#"{"weight_map": ["a"]}"#, b"\xff"] {
+        let error = open(broken).err().expect("it is no index").to_string();
+        assert!(error.starts_with("tiny/model.safetensors.index.json: "), "{error}");
+    }
+    let other = serde_json::to_vec(&json!({"weight_map": {"b": "one.safetensors"}})).unwrap();
+    let error = open(&other).err().unwrap().to_string();
+    assert!(error.contains("the tensor 'b' is missing"), "{error}");
 }
 
 #[test]
@@ -231,14 +258,38 @@ fn tokenizers_that_make_the_library_panic_are_refused() {
         (
             "/pre_tokenizer",
             json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}),
-            "its pre_tokenizer is not valid",
+            "tokenizer pre_tokenizer 'Split' is not supported: its pattern cannot be used",
         ),
     ];
-    for (place, value, words) in cases {
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let chain =
+        |n: usize, to: usize| json!({"type": "Sequence", "normalizers": vec![replace("a", &"a".repeat(to)); n]});
+    let regex = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let nothing = json!({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "0123456789".repeat(10)});
+    let costly: Vec<(&str, Value, &str)> = vec![
+        ("/normalizer", chain(20, 2), "texts could become more than 32 times as long"),
+        ("/normalizer", chain(2, 6), "texts could become more than 32 times as long"),
+        ("/normalizer", nothing, "texts could become more than 32 times as long"),
+        ("/decoder", replace("a", &"b".repeat(1_000_000)), "texts could become more than 32 times as long"),
+        ("/normalizer", json!({"type": "Prepend", "prepend": "a".repeat(100)}), "more than 64 bytes before a text"),
+        (
+            "/normalizer",
+            json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 1000]}),
+            "more than 32 components",
+        ),
+        ("/pre_tokenizer", regex(&"a".repeat(10_000)), "its pattern has 10000 bytes"),
+        ("/pre_tokenizer", regex(r"(?:\pL{1000}){1000}"), "its pattern cannot be used"),
+        ("/pre_tokenizer", regex(r"\p{L}{2000}"), "its pattern cannot be used"),
+        ("/pre_tokenizer", regex(&format!("{}a{}", "(".repeat(3000), ")".repeat(3000))), "its pattern cannot be used"),
+        ("/pre_tokenizer/add_prefix_space", json!("\u{d7ff}"), "its pre_tokenizer is not valid"),
+    ];
+    for (place, value, words) in cases.into_iter().chain(costly) {
         let mut tokenizer = tokenizer_json();
         let (parent, field) = place.rsplit_once('/').unwrap();
         tokenizer.pointer_mut(parent).unwrap()[field] = value;
-        let error = open_tokenizer(&tokenizer, &[]).err().unwrap_or_else(|| panic!("{place}: {words}")).to_string();
+        let size = serde_json::to_vec(&tokenizer).unwrap().len();
+        let error = memory::within(words, size, || open_tokenizer(&tokenizer, &[]).err());
+        let error = error.unwrap_or_else(|| panic!("{place}: {words}")).to_string();
         assert!(error.starts_with("tokenizer.json: ") && error.contains(words), "{place}: {error}");
     }
     let mut many = tokenizer_json();
@@ -264,4 +315,15 @@ fn a_regular_expression_that_backtracks_forever_ends() {
     let start = std::time::Instant::now();
     assert_eq!(tokenizer.encode(&"a".repeat(5000)).map(|ids| ids.len()).ok(), Some(5000));
     assert!(start.elapsed().as_secs() < 10);
+
+    // tokenizers' own example, in a normaliser: linear here, as the engine is another.
+    let mut tokenizer = tokenizer_json();
+    tokenizer["normalizer"] = json!({"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"});
+    let tokenizer = open_tokenizer(&tokenizer, &[]).unwrap();
+    let start = std::time::Instant::now();
+    assert_eq!(tokenizer.encode(&format!("{}!", "a".repeat(100_000))).map(|ids| ids.len()).ok(), Some(100_000));
+    for text in ["^".repeat(1 << 20), "\u{fe0f}".repeat(1 << 18), "\u{fffd}".repeat(1 << 18)] {
+        tokenizer.encode(&text).unwrap();
+    }
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }

@@ -63,8 +63,19 @@ impl Tensor {
     }
 }
 
+/// The shape as memory's sizes have it, where rows, columns and the bytes of a row as f32 stay below 2^31: sizes have 32
+/// bits in a tab, and the verdict is the same everywhere.
+pub(super) fn checked_shape(shape: impl IntoIterator<Item = u64>) -> Option<Vec<usize>> {
+    const MOST: u64 = i32::MAX as u64;
+    let shape: Vec<u64> = shape.into_iter().collect();
+    let cols = shape.last().copied().unwrap_or(1);
+    let rows = shape.iter().rev().skip(1).try_fold(1u64, |rows, &dim| rows.checked_mul(dim))?;
+    let is_small = rows <= MOST && cols <= MOST / 4 && shape.iter().all(|&dim| dim <= MOST);
+    is_small.then(|| shape.into_iter().map(|dim| dim as usize).collect())
+}
+
 /// Rows of a shape, where their number fits: the product of all dimensions but the last.
-pub(super) fn row_count(shape: &[usize]) -> Option<usize> {
+fn row_count(shape: &[usize]) -> Option<usize> {
     shape.split_last().map_or(Some(1), |(_, rows)| rows.iter().try_fold(1usize, |rows, &dim| rows.checked_mul(dim)))
 }
 

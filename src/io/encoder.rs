@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use fancy_regex::RegexBuilder;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::unigram::Unigram;
@@ -53,6 +54,16 @@ pub(super) struct Bpe {
     pub(super) ignore_merges: bool,
 }
 
+/// Components of one part, those in sequences counted; the most in use are six.
+const MAX_COMPONENTS: usize = 32;
+/// What a pattern may have in bytes, and take when it is compiled. The longest in use have 400 and take some 100 kB.
+const MAX_PATTERN_BYTES: usize = 8 << 10;
+const MAX_PATTERN_SIZE: usize = 2 << 20;
+/// How many times longer replacements may make a text, one after the other. Those in use make one byte into three.
+const MAX_GROWTH: usize = 32;
+/// What may be put before a text, and before each of its pieces.
+const MAX_PREFIX_BYTES: usize = 64;
+
 const NORMALIZERS: [&str; 8] = ["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace"];
 const PRE_TOKENIZERS: [&str; 6] = ["Sequence", "ByteLevel", "Split", "Digits", "Metaspace", "Punctuation"];
 const DECODERS: [&str; 7] = ["Sequence", "ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"];
@@ -62,9 +73,13 @@ impl Parts {
     pub(super) fn build(self, file: &str) -> Result<Encoder> {
         let bad = |message: String| Error::BadFile { file: file.to_owned(), message };
         let failed = |error: tokenizers::Error| cannot_build(file, error);
-        check_component(file, "normalizer", &self.normalizer, &NORMALIZERS)?;
-        check_component(file, "pre_tokenizer", &self.pre_tokenizer, &PRE_TOKENIZERS)?;
-        check_component(file, "decoder", &self.decoder, &DECODERS)?;
+        for (part, value, known) in [
+            ("normalizer", &self.normalizer, &NORMALIZERS[..]),
+            ("pre_tokenizer", &self.pre_tokenizer, &PRE_TOKENIZERS),
+            ("decoder", &self.decoder, &DECODERS),
+        ] {
+            Components { file, part, known, count: 0, growth: 1 }.check(value)?;
+        }
         let mut encoder = Encoder::new(self.model.build(file)?);
         let normalizer: Option<NormalizerWrapper> = component(file, "normalizer", self.normalizer)?;
         encoder.with_normalizer(normalizer).map_err(failed)?;
@@ -151,27 +166,66 @@ pub(super) fn too_long(file: &str, piece: &str) -> Error {
     Error::BadFile { file: file.to_owned(), message }
 }
 
-/// Refuses components that we have not seen to be safe and needed.
-fn check_component(file: &str, part: &str, value: &Value, known: &[&str]) -> Result<()> {
-    let Some(fields) = value.as_object() else { return Ok(()) };
-    let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
-    let unsupported = |message: String| Error::Unsupported {
-        file: file.to_owned(),
-        field: format!("tokenizer {part} '{kind}'"),
-        message,
-    };
-    if !known.contains(&kind) {
-        return Err(unsupported(format!("known are {}", known.join(", "))));
-    }
-    if kind == "Strip" && fields.get("stop").and_then(Value::as_u64) != Some(0) {
-        return Err(unsupported("its 'stop' is not 0".to_owned()));
-    }
-    for list in ["normalizers", "pretokenizers", "decoders"] {
-        for inner in fields.get(list).and_then(Value::as_array).into_iter().flatten() {
-            check_component(file, part, inner, known)?;
+/// Refuses components that we have not seen to be safe and needed, and what they could cost.
+struct Components<'a> {
+    file: &'a str,
+    part: &'a str,
+    known: &'a [&'a str],
+    /// Of those seen so far.
+    count: usize,
+    /// How many times longer they may make a text.
+    growth: usize,
+}
+
+impl Components<'_> {
+    fn check(&mut self, value: &Value) -> Result<()> {
+        let Some(fields) = value.as_object() else { return Ok(()) };
+        let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
+        let unsupported = |message: String| Error::Unsupported {
+            file: self.file.to_owned(),
+            field: format!("tokenizer {} '{kind}'", self.part),
+            message,
+        };
+        if !self.known.contains(&kind) {
+            return Err(unsupported(format!("known are {}", self.known.join(", "))));
         }
+        self.count += 1;
+        if self.count > MAX_COMPONENTS {
+            return Err(unsupported(format!("there are more than {MAX_COMPONENTS} components")));
+        }
+        if kind == "Strip" && fields.get("stop").and_then(Value::as_u64) != Some(0) {
+            return Err(unsupported("its 'stop' is not 0".to_owned()));
+        }
+        let length = |field: &str| fields.get(field).and_then(Value::as_str).map_or(0, str::len);
+        if length("prepend").max(length("replacement")).max(length("str_rep")) > MAX_PREFIX_BYTES {
+            return Err(unsupported(format!("it puts more than {MAX_PREFIX_BYTES} bytes before a text")));
+        }
+        let pattern = fields.get("pattern").and_then(Value::as_object).and_then(|pattern| pattern.iter().next());
+        if let Some((pattern_kind, Value::String(pattern))) = pattern {
+            if pattern.len() > MAX_PATTERN_BYTES {
+                let message = format!("its pattern has {} bytes, at most {MAX_PATTERN_BYTES} are read", pattern.len());
+                return Err(unsupported(message));
+            }
+            let is_regex = pattern_kind == "Regex";
+            let compiled = || RegexBuilder::new(pattern).delegate_size_limit(MAX_PATTERN_SIZE).build();
+            if is_regex && let Err(error) = compiled() {
+                return Err(unsupported(format!("its pattern cannot be used: {error}")));
+            }
+            // An expression may match nothing, before each byte of a text.
+            let (from, to) = (pattern.len(), length("content"));
+            let growth = if is_regex || from == 0 { to + 1 } else { to.div_ceil(from).max(1) };
+            self.growth = self.growth.saturating_mul(growth);
+            if kind == "Replace" && self.growth > MAX_GROWTH {
+                return Err(unsupported(format!("texts could become more than {MAX_GROWTH} times as long")));
+            }
+        }
+        for list in ["normalizers", "pretokenizers", "decoders"] {
+            for inner in fields.get(list).and_then(Value::as_array).into_iter().flatten() {
+                self.check(inner)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn component<T: serde::de::DeserializeOwned>(file: &str, part: &str, value: Value) -> Result<Option<T>> {

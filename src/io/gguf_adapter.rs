@@ -43,6 +43,10 @@ impl AdapterFile {
                 _ => None,
             };
             if let Some(heads) = heads {
+                if heads == 0 || !b.rows.is_multiple_of(2 * heads) {
+                    let message = format!("'{}' has {} rows, which are not those of {heads} heads", pair.name, b.rows);
+                    return Err(Error::AdapterMismatch { message });
+                }
                 b.data = permuted(&b, heads);
             }
             tensors.push((format!("{name}.weight.lora_a"), pair.a.clone()));

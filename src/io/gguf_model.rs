@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{Tensor, row_count};
+use super::checkpoint::{Tensor, checked_shape};
 use super::gguf::{Entry, Gguf};
 use crate::{Error, Result};
 
@@ -48,7 +48,7 @@ impl Metadata<'_> {
     fn vocab_size(&self) -> Result<u64> {
         let table = self.gguf.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
         match (table, self.count("vocab_size")?) {
-            (Some(table), _) => Ok(table.dims[1..].iter().product()),
+            (Some(table), _) => Ok(table.dims[1..].iter().copied().fold(1, u64::saturating_mul)),
             (None, Some(size)) => Ok(size.into()),
             (None, None) => Err(self.missing(&self.key("vocab_size"))),
         }
@@ -304,10 +304,9 @@ pub(super) fn tensors(file: &str, gguf: &Gguf, config: &Map<String, Value>) -> R
     Ok(tensors)
 }
 
-/// Slowest dimension first, with a count of rows that fits memory's sizes.
+/// Slowest dimension first.
 fn shape(file: &str, entry: &Entry) -> Result<Vec<usize>> {
-    let dims: Option<Vec<usize>> = entry.dims.iter().rev().map(|&dim| usize::try_from(dim).ok()).collect();
-    dims.filter(|dims| row_count(dims).is_some())
+    checked_shape(entry.dims.iter().rev().copied())
         .ok_or_else(|| bad_file(file, format!("tensor '{}' is too large: {:?}", entry.name, entry.dims)))
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::checkpoint::row_count;
+use super::checkpoint::checked_shape;
 use super::source::read_exact;
 use super::{ByteSource, DType};
 use crate::{Error, Result};
@@ -46,9 +46,12 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut entries = Vec::new();
+                let (mut entries, mut has_metadata) = (Vec::new(), false);
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
+                        if std::mem::replace(&mut has_metadata, true) {
+                            return Err(serde::de::Error::duplicate_field("__metadata__"));
+                        }
                         map.next_value::<Option<BTreeMap<String, String>>>()?;
                     } else {
                         entries.push((name, map.next_value()?));
@@ -123,8 +126,7 @@ fn check(file: &str, mut entries: Vec<(String, Info)>, data_bytes: u64, data_sta
             return Err(bad(&name, format!("bytes {from} to {to} do not hold {dtype} of shape {:?}", info.shape)));
         }
         end = to;
-        let shape: Option<Vec<usize>> = info.shape.iter().map(|&dim| usize::try_from(dim).ok()).collect();
-        let shape = shape.filter(|shape| row_count(shape).is_some());
+        let shape = checked_shape(info.shape.iter().copied());
         let shape = shape.ok_or_else(|| bad(&name, format!("its shape {:?} is too large", info.shape)))?;
         checked.push(Entry { name, dtype, shape, offset: data_start + from });
     }

@@ -66,7 +66,7 @@ const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
 /// Merges that scores may imply; Gemma's 262,144 tokens have 514,906.
-const MAX_MERGES: usize = 1 << 21;
+const MAX_MERGES: usize = 1 << 20;
 
 /// SentencePiece's space, a token's way to say that a word begins.
 const SPACE: &str = "▁";
@@ -270,11 +270,11 @@ impl<'a> Header<'a> {
         if scores.len() != n_tokens {
             return Err(bad_file(self.file, format!("it has {n_tokens} tokens and {} scores", scores.len())));
         }
-        /// Where a token is cut in two, and the characters before and after.
+        /// Where a token is cut in two, and the characters before and after; no token has more than [`MAX_PIECE_BYTES`].
         struct Split {
-            id: usize,
-            at: usize,
-            chars: (usize, usize),
+            id: u32,
+            at: u16,
+            chars: (u16, u16),
         }
         let mut splits = Vec::new();
         for (id, token) in vocabulary.tokens.iter().enumerate() {
@@ -288,9 +288,9 @@ impl<'a> Header<'a> {
             splits.extend(token.char_indices().enumerate().skip(1).filter_map(|(before, (at, _))| {
                 let (left, right) = token.split_at(at);
                 (bpe.vocab.contains_key(left) && bpe.vocab.contains_key(right)).then_some(Split {
-                    id,
-                    at,
-                    chars: (before, n_chars - before),
+                    id: id as u32,
+                    at: at as u16,
+                    chars: (before as u16, (n_chars - before) as u16),
                 })
             }));
             if splits.len() > MAX_MERGES {
@@ -299,15 +299,15 @@ impl<'a> Header<'a> {
             }
         }
         splits.sort_by(|a, b| {
-            let is_own = |split: &Split| vocabulary.kind(split.id) == USER_DEFINED;
+            let is_own = |split: &Split| vocabulary.kind(split.id as usize) == USER_DEFINED;
             let by_score = || match is_own(a) && is_own(b) {
                 true => Ordering::Equal,
-                false => scores[b.id].total_cmp(&scores[a.id]),
+                false => scores[b.id as usize].total_cmp(&scores[a.id as usize]),
             };
             is_own(b).cmp(&is_own(a)).then_with(by_score).then_with(|| b.chars.cmp(&a.chars))
         });
         let pair = |split: Split| {
-            let (left, right) = vocabulary.tokens[split.id].split_at(split.at);
+            let (left, right) = vocabulary.tokens[split.id as usize].split_at(split.at.into());
             (left.to_owned(), right.to_owned())
         };
         Ok(splits.into_iter().map(pair).collect())

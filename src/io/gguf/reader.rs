@@ -13,6 +13,11 @@ const MAX_KEY: u64 = 65_535;
 /// Alignments in the wild are 32; beyond this one it is an attack on 32-bit sizes.
 const MAX_ALIGNMENT: u64 = 1 << 20;
 
+/// Most tensors and most entries: models have up to some thousands and some tens.
+const MAX_ENTRIES: u64 = 1 << 16;
+/// Items of all lists together, which take up to 24 bytes each however few they have in the file. Gemma 3 has 1.3 million.
+const MAX_ITEMS: u64 = 1 << 21;
+
 /// Why parsing stopped: the fetched part ends, or the file is wrong.
 pub(super) enum Stop {
     NeedsBytes(u64),
@@ -27,11 +32,13 @@ pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     file_bytes: u64,
+    /// Of all lists so far.
+    n_items: u64,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(file: &'a str, bytes: &'a [u8], file_bytes: u64) -> Self {
-        Self { file, bytes, at: 0, file_bytes }
+        Self { file, bytes, at: 0, file_bytes, n_items: 0 }
     }
 
     fn bad<T>(&self, message: impl std::fmt::Display) -> Parsed<T> {
@@ -109,6 +116,11 @@ impl<'a> Reader<'a> {
         // A tensor takes a name length, a dimension count, a type and an offset; an entry a key length, a type, a value.
         let n_tensors = self.count("the number of tensors", 8 + 4 + 4 + 8)?;
         let n_entries = self.count("the number of metadata entries", 8 + 4 + 1)?;
+        for (what, count) in [("tensors", n_tensors), ("metadata entries", n_entries)] {
+            if count > MAX_ENTRIES {
+                return self.bad(format!("it has {count} {what}, at most {MAX_ENTRIES} are read"));
+            }
+        }
         let metadata = self.metadata(n_entries)?;
         let alignment = match metadata.get("general.alignment") {
             None => 32,
@@ -200,6 +212,10 @@ impl<'a> Reader<'a> {
             _ => return self.bad(format!("{what} is a list of the unknown type {kind}")),
         };
         let len = self.count(what, each)?;
+        self.n_items = self.n_items.saturating_add(len);
+        if self.n_items > MAX_ITEMS {
+            return self.bad(format!("{what} is a list of {len}, where all lists may have {MAX_ITEMS} items"));
+        }
         // Fixed-size items are fetched before they are counted out, so that the claim is never reserved.
         if kind != 8 {
             self.take(len * each, what)?;
