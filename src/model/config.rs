@@ -120,17 +120,30 @@ impl Fields<'_> {
         Ok(Some(list.iter().map(kind).collect::<Result<_>>()?))
     }
 
-    /// A finite number above 0.
+    /// A number above 0, in f32 too.
     pub(super) fn positive(&self, name: &str, default: Option<f64>) -> Result<f64> {
         let value = match (self.get(name), default) {
             (Some(value), _) => value.as_f64().ok_or_else(|| self.bad(name, format!("is {value}, not a number")))?,
             (None, Some(default)) => default,
             (None, None) => return Err(self.bad(name, "is missing")),
         };
-        if !(value.is_finite() && value > 0.0) {
-            return Err(self.bad(name, format!("is {value}, allowed is a number above 0")));
+        if !(value > 0.0 && (value as f32).is_normal()) {
+            return Err(self.bad(name, format!("is {value}, allowed is a number above 0 that f32 has")));
         }
         Ok(value)
+    }
+
+    /// A number from `least` to `most`.
+    fn between(&self, name: &str, default: Option<f64>, least: f64, most: f64) -> Result<f64> {
+        match self.positive(name, default)? {
+            value if (least..=most).contains(&value) => Ok(value),
+            value => Err(self.bad(name, format!("is {value}, allowed is {least} to {most}"))),
+        }
+    }
+
+    /// A base of rotary frequencies: these and their angles stay finite in f32.
+    pub(super) fn rope_theta(&self, name: &str, default: f64) -> Result<f64> {
+        self.between(name, Some(default), 1.0, 1e12)
     }
 
     /// True or false.
@@ -254,22 +267,23 @@ impl Rotary {
             None => fields.object("rope_scaling")?,
             some => some,
         };
-        let theta = |theta: Option<f64>| fields.positive("rope_theta", theta.or(Some(10_000.0)));
+        let theta = || fields.rope_theta("rope_theta", 10_000.0);
         match nested {
-            None => Ok(Self { rope_theta: theta(None)?, scaling: None }),
+            None => Ok(Self { rope_theta: theta()?, scaling: None }),
             Some(nested) if nested.get("rope_theta").is_some() => Self::parse_nested(&nested, 10_000.0),
-            Some(nested) => Self::parse_nested(&nested, theta(None)?),
+            Some(nested) => Self::parse_nested(&nested, theta()?),
         }
     }
 
     /// The fields of one `rope_parameters` or `rope_scaling`.
     pub(super) fn parse_nested(nested: &Fields, default_theta: f64) -> Result<Self> {
-        let rope_theta = nested.positive("rope_theta", Some(default_theta))?;
+        let rope_theta = nested.rope_theta("rope_theta", default_theta)?;
+        let factor = || nested.between("factor", None, 1e-3, 1e6);
         nested.only("partial_rotary_factor", &[1.into(), 1.0.into()])?;
         let kind = nested.get("rope_type").or_else(|| nested.get("type")).and_then(Value::as_str).unwrap_or("default");
         let scaling = match kind {
             "default" => None,
-            "linear" => Some(RopeScaling::Linear { factor: nested.positive("factor", None)? }),
+            "linear" => Some(RopeScaling::Linear { factor: factor()? }),
             "llama3" => {
                 let low_freq_factor = nested.positive("low_freq_factor", None)?;
                 let high_freq_factor = nested.positive("high_freq_factor", None)?;
@@ -277,7 +291,7 @@ impl Rotary {
                     return Err(nested.bad("high_freq_factor", "must be above low_freq_factor"));
                 }
                 Some(RopeScaling::Llama3 {
-                    factor: nested.positive("factor", None)?,
+                    factor: factor()?,
                     low_freq_factor,
                     high_freq_factor,
                     original_max_position_embeddings: nested.positive("original_max_position_embeddings", None)?,
@@ -381,6 +395,17 @@ mod tests {
             ("vocab_size", serde_json::json!(-1)),
             ("head_dim", serde_json::json!(7)),
             ("rms_norm_eps", serde_json::json!(0.0)),
+            ("rms_norm_eps", serde_json::json!(1e-300)),
+            ("rms_norm_eps", serde_json::json!(1e300)),
+            ("rms_norm_eps", serde_json::json!("NaN")),
+            ("rope_theta", serde_json::json!(1e-30)),
+            ("rope_theta", serde_json::json!(1e30)),
+            ("num_attention_heads", serde_json::json!(0)),
+            ("num_attention_heads", serde_json::json!(1e9)),
+            ("num_hidden_layers", serde_json::json!(2.5)),
+            ("intermediate_size", serde_json::json!(9_223_372_036_854_775_807i64)),
+            ("vocab_size", serde_json::json!(18_446_744_073_709_551_615u64)),
+            ("max_position_embeddings", serde_json::json!(0)),
             ("rope_theta", serde_json::json!(-1.0)),
             ("model_type", serde_json::json!(3)),
         ] {

@@ -66,11 +66,11 @@ fn rotary(fields: &Fields) -> Result<[Rotary; 2]> {
         };
         return Ok([of("full_attention", THETA)?, of("sliding_attention", LOCAL_THETA)?]);
     }
-    let theta = fields.positive("rope_theta", Some(THETA))?;
+    let theta = fields.rope_theta("rope_theta", THETA)?;
     let full = match fields.object("rope_scaling")? {
         Some(nested) => Rotary::parse_nested(&nested, theta)?,
         None => Rotary { rope_theta: theta, scaling: None },
     };
-    let local = fields.positive("rope_local_base_freq", Some(LOCAL_THETA))?;
+    let local = fields.rope_theta("rope_local_base_freq", LOCAL_THETA)?;
     Ok([full, Rotary { rope_theta: local, scaling: None }])
 }

@@ -237,14 +237,16 @@ impl TrainOptions {
         let rate = self.learning_rate;
         number("learningRate", rate, rate > 0.0 && rate <= 1.0, "above 0, at most 1")?;
         number("weightDecay", self.weight_decay, (0.0..=10.0).contains(&self.weight_decay), "0 to 10")?;
-        number("beta1", self.beta1, (0.0..1.0).contains(&self.beta1), "0 up to but not including 1")?;
-        number("beta2", self.beta2, (0.0..1.0).contains(&self.beta2), "0 up to but not including 1")?;
-        number("eps", self.eps, self.eps > 0.0 && self.eps <= 1.0, "above 0, at most 1")?;
+        // In f32, as they are used: 1 divides by zero, and so does an eps of 0 where there is no gradient.
+        let below_1 = |value: f64| value >= 0.0 && (value as f32) < 1.0;
+        number("beta1", self.beta1, below_1(self.beta1), "0 up to but not including 1")?;
+        number("beta2", self.beta2, below_1(self.beta2), "0 up to but not including 1")?;
+        number("eps", self.eps, (1e-30..=1.0).contains(&self.eps), "1e-30 to 1")?;
         number("maxGradNorm", self.max_grad_norm, self.max_grad_norm >= 0.0, "0 (no limit) or more")?;
         let ratio = self.loraplus_lr_ratio;
         number("loraplusLrRatio", ratio, ratio > 0.0 && ratio <= 1e6, "above 0, at most 1000000")?;
         let smoothing = self.label_smoothing_factor;
-        number("labelSmoothingFactor", smoothing, (0.0..1.0).contains(&smoothing), "0 up to but not including 1")?;
+        number("labelSmoothingFactor", smoothing, below_1(smoothing), "0 up to but not including 1")?;
         let alpha = self.neftune_noise_alpha;
         number("neftuneNoiseAlpha", alpha, (0.0..=1e6).contains(&alpha), "0 (none) to 1000000")?;
         number("beta", self.beta, self.beta > 0.0 && self.beta <= 100.0, "above 0, at most 100")?;
@@ -401,6 +403,18 @@ mod tests {
             ("beta1", TrainOptions { beta1: 1.0, ..ok() }),
             ("beta2", TrainOptions { beta2: -0.1, ..ok() }),
             ("eps", TrainOptions { eps: 0.0, ..ok() }),
+            ("eps", TrainOptions { eps: 1e-60, ..ok() }),
+            ("beta2", TrainOptions { beta2: 1.0 - 1e-12, ..ok() }),
+            ("labelSmoothingFactor", TrainOptions { label_smoothing_factor: 1.0 - 1e-12, ..ok() }),
+            ("steps", TrainOptions { steps: Some(usize::MAX), ..ok() }),
+            ("batchSize", TrainOptions { batch_size: usize::MAX, ..ok() }),
+            ("warmupSteps", TrainOptions { warmup_steps: Some(usize::MAX), ..ok() }),
+            ("tokensPerPass", TrainOptions { tokens_per_pass: Some(usize::MAX), ..ok() }),
+            ("epochs", TrainOptions { epochs: Some(-1.0), ..ok() }),
+            ("epochs", TrainOptions { epochs: Some(f64::INFINITY), ..ok() }),
+            ("learningRate", TrainOptions { learning_rate: -1e-4, ..ok() }),
+            ("learningRate", TrainOptions { learning_rate: f64::INFINITY, ..ok() }),
+            ("maxGradNorm", TrainOptions { max_grad_norm: f64::NAN, ..ok() }),
             ("maxGradNorm", TrainOptions { max_grad_norm: f64::INFINITY, ..ok() }),
             ("evalSteps", TrainOptions { eval_steps: Some(0), ..ok() }),
             ("earlyStoppingPatience", TrainOptions { early_stopping_patience: Some(3), ..ok() }),
