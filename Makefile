@@ -3,6 +3,7 @@
 # make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
 # make test-tokenizers   tokenizers and chat templates on real vocabularies
 # make test-long  what takes an hour: the browser killed KILLS= times (50) in runs that must not care
+# make fuzz     gives libFuzzer each parser of files for FUZZ_SECONDS= (600), or those of TARGETS=; prints what it found
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
 #               DATA= .jsonl file   OUT= folder for the adapter
@@ -35,7 +36,7 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/service-work
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile bench bench-peers soak
+.PHONY: help setup model build run demo profile bench bench-peers soak fuzz
 .PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www test-package test-long
 
 help:
@@ -131,6 +132,10 @@ test-www: $(SITE)
 test-package: $(WASM)
 	@.ci/setup npm package browser
 	cd www && npm run --silent test:package && npm run --silent docs
+
+fuzz:
+	@.ci/setup fuzz
+	@.ci/fuzz
 
 test-long: $(SITE)
 	@.ci/setup npm browser
