@@ -7,7 +7,9 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use web_lora::Error;
 use web_lora::io::{AdapterFile, LoraConfig, Matrix};
+use web_lora::low_rank::{CombineOptions, CompressOptions, combine, compress, spectrum};
 
 fn adapter() -> AdapterFile {
     let matrix = |rows: usize, cols: usize| Matrix { rows, cols, data: (0..rows * cols).map(|n| n as f32).collect() };
@@ -61,6 +63,33 @@ fn mlx_has_one_rank_and_one_scale() {
     // Its scaling is twice that of q.
     let v: Vec<f32> = (0..16).map(|n| if n < 8 { 2.0 * n as f32 } else { 0.0 }).collect();
     assert_eq!(floats(tensor("v_proj.lora_b").data()), v);
+}
+
+#[test]
+fn dora_goes_where_there_is_a_place_for_it() {
+    let mut file = adapter();
+    file.config.use_dora = true;
+    for kind in ["q_proj", "v_proj"] {
+        let m = Matrix { rows: 8, cols: 1, data: (1..9).map(|n| n as f32).collect() };
+        file.tensors.insert(format!("model.layers.1.self_attn.{kind}.lora_magnitude_vector"), m);
+    }
+    let (config, weights) = file.write();
+    assert_eq!(AdapterFile::parse(&config, &weights).unwrap(), file);
+    let (config, weights) = file.write_mlx(2).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["fine_tune_type"], "dora");
+    let tensors = SafeTensors::deserialize(&weights).unwrap();
+    let m = tensors.tensor("model.layers.1.self_attn.q_proj.m").unwrap();
+    assert_eq!((m.shape(), floats(m.data())), (&[8][..], (1..9).map(|n| n as f32).collect()));
+    let refusals = [
+        file.write_gguf("llama", [2, 2]).map(drop),
+        spectrum(&file).map(drop),
+        compress(&file, CompressOptions { r: Some(1), ..Default::default() }).map(drop),
+        combine(&[(&file, 1.0)], CombineOptions::default()).map(drop),
+    ];
+    for refusal in refusals {
+        assert!(matches!(&refusal, Err(Error::Unsupported { field, .. }) if field == "use_dora"), "{refusal:?}");
+    }
 }
 
 #[test]

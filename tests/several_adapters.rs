@@ -91,11 +91,12 @@ fn files((config, weights): (Vec<u8>, Vec<u8>)) -> AdapterSource {
     AdapterSource::Files { config, weights }
 }
 
-/// Three adapters trained on their own: two alike in all but what they say, one of another rank and other modules.
+/// Three adapters trained on their own: two alike in all but what they say, one of another rank and other modules, with DoRA.
 fn trained() -> [(&'static str, AdapterSource); 3] {
     let other = LoraOptions {
         r: 3,
         lora_alpha: 5.0,
+        use_dora: true,
         target_modules: Some(ModuleNames::Names(vec!["q_proj".into(), "up_proj".into()])),
         ..Default::default()
     };

@@ -103,7 +103,7 @@ impl MemoryPlan {
             true => References::new(paper, model, 0, max_tokens).await?.size_bytes(),
             false => 0,
         };
-        let (adapter, optimizer) = (adapter.params().size_bytes(), trainer.optimizer_bytes());
+        let (adapter, optimizer) = (adapter.size_bytes(), trainer.optimizer_bytes());
         let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes() + evaluation + references);
         let workspace = all - optimizer - activations;
         let total = weights + adapter + all;

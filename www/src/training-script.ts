@@ -127,6 +127,7 @@ function lora(adapter: AdapterOptions): Record<string, Value> {
     r: adapter.r ?? 8,
     lora_alpha: adapter.loraAlpha ?? 16,
     use_rslora: adapter.useRslora ?? false,
+    use_dora: adapter.useDora || undefined,
     target_modules: adapter.targetModules ?? 'all-linear',
     exclude_modules: adapter.excludeModules,
     layers_to_transform: adapter.layersToTransform,
