@@ -103,8 +103,10 @@ fn fixtures_are_written_where_asked() {
         let base: Value = serde_json::from_slice(&std::fs::read(base).unwrap()).unwrap();
         let number = |names: [&str; 2]| names.iter().find_map(|name| base[name].as_u64()).unwrap() as usize;
         let heads = [number(["num_attention_heads", "n_head"]), number(["num_key_value_heads", "n_head"])];
-        let gguf = file.write_gguf(base["model_type"].as_str().unwrap(), heads).unwrap();
-        std::fs::write(folder.join("adapter.gguf"), gguf).unwrap();
+        if !file.config.use_dora {
+            let gguf = file.write_gguf(base["model_type"].as_str().unwrap(), heads).unwrap();
+            std::fs::write(folder.join("adapter.gguf"), gguf).unwrap();
+        }
         let (config, weights) = file.write_mlx(number(["num_hidden_layers", "n_layer"])).unwrap();
         std::fs::create_dir_all(folder.join("mlx")).unwrap();
         std::fs::write(folder.join("mlx/adapter_config.json"), config).unwrap();
