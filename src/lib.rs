@@ -120,7 +120,7 @@
 //! - `web` is the only module that knows JavaScript.
 //! - `io` and `data` know no GPU and no network; a [`io::ByteSource`] gives them bytes. No file is whole in memory, and
 //!   a count in a file is checked against the bytes that are left before it is believed.
-//! - The base is never written and has no gradients; B and A are the only trained memory.
+//! - The base is never written and has no gradients; A, B and DoRA's magnitudes are the only trained memory.
 //! - Everything works at WebGPU's default limits with no optional feature.
 //! - No panic on anything a user can supply: [`Error`] says what to do.
 //!

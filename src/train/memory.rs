@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub struct MemoryPlan {
     /// The model: weights as their files have them, and its tables.
     pub weights: u64,
-    /// A and B of every adapted linear.
+    /// A and B of every adapted linear, and what DoRA has besides.
     pub adapter: u64,
     /// Gradients, both moments, and what the optimiser needs besides.
     pub optimizer: u64,

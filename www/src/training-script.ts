@@ -128,6 +128,8 @@ function lora(adapter: AdapterOptions): Record<string, Value> {
     lora_alpha: adapter.loraAlpha ?? 16,
     use_rslora: adapter.useRslora ?? false,
     use_dora: adapter.useDora || undefined,
+    init_lora_weights: adapter.initLoraWeights === 'default' ? undefined : adapter.initLoraWeights,
+    lora_dropout: adapter.loraDropout || undefined,
     target_modules: adapter.targetModules ?? 'all-linear',
     exclude_modules: adapter.excludeModules,
     layers_to_transform: adapter.layersToTransform,
