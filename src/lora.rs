@@ -453,12 +453,10 @@ impl Adapter {
         let mut tensors = self.unpack_from(&arena, initial_at);
         for (name, matrix) in &mut tensors {
             let trained = &trained[name];
-            if name.ends_with(Factor::Magnitude.name()) {
-                continue;
-            } else if name.ends_with(Factor::A.name()) {
+            if name.ends_with(Factor::A.name()) {
                 matrix.data.splice(0..0, trained.data.iter().copied());
                 matrix.rows *= 2;
-            } else {
+            } else if name.ends_with(Factor::B.name()) {
                 let rows = trained.data.chunks(trained.cols).zip(matrix.data.chunks(matrix.cols));
                 matrix.data = rows.flat_map(|(trained, initial)| [trained, initial].concat()).collect();
                 matrix.cols *= 2;
