@@ -1,4 +1,5 @@
-// y[t, c] = scale · kept(t, c) · x[t, c]: dropout on the input of LoRA's branch, and on the gradient that comes back through it.
+// y[t, c] = scale · kept(t, c) · x[t, c]: dropout on the input of LoRA's branch, and on the gradient that comes back through it;
+// or (REST) what dropout takes away, with 1 - kept for kept.
 //
 // One thread a vec4: columns along x, rows along y.
 struct Params {
@@ -28,5 +29,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
         return;
     }
     let scale = select(1.0, params.scale * step.strength, params.scaled == 1u);
-    y[row * params.y_stride4 + c * params.y_step] = scale * kept(params.dropout, row, c) * x[row * params.stride4 + c];
+    let k = kept(params.dropout, row, c);
+    let factor = select(k, 1.0 - k, REST == 1u);
+    y[row * params.y_stride4 + c * params.y_step] = scale * factor * x[row * params.stride4 + c];
 }

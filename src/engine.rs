@@ -446,6 +446,7 @@ fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {
         r: adapter.config.r,
         lora_alpha: adapter.config.lora_alpha,
         use_rslora: adapter.config.use_rslora,
+        use_dora: adapter.config.use_dora,
         target_modules: adapter.config.target_modules.to_list(),
         parameters: adapter.n_parameters(),
         base_parameters: adapter.n_base_parameters(),

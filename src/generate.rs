@@ -278,6 +278,7 @@ impl Recorded {
             rec.copy(chosen.range(0..4), view.tokens.range(0..4));
         }
         let factors = adapter.map_or_else(AdapterView::default, |adapter| adapter.view(&mut rec, None));
+        let factors = if follows { factors.with_known_gains() } else { factors };
         let logits = Matrix { slice: rec.external(&outputs.logits), width: model.config().vocab_size };
         model.infer(&mut rec, &view, &factors, Some(cache), logits);
         let sampling = rec.external(&outputs.sampling);

@@ -1,5 +1,6 @@
 //! A fresh adapter for a model. Most begin with random numbers; those of PiSSA and OLoRA begin with what the model's
-//! weights are made of, for which these are read back from the GPU, whatever their format, a module at a time.
+//! weights are made of, for which these are read back from the GPU, whatever their format, a module at a time. DoRA's
+//! magnitudes begin as the norms of their rows.
 
 mod factors;
 
@@ -26,9 +27,20 @@ const CHUNK_BYTES: usize = 16 << 20;
 /// Errs as [`Adapter::new`] does, before anything takes long. On paper it only takes its memory.
 pub async fn adapter(gpu: &Gpu, model: &Decoder, config: LoraConfig, seed: u64) -> Result<Adapter> {
     let adapter = Adapter::new(gpu, config, &model.modules(), seed)?;
-    if gpu.is_paper() || !adapter.config.init_lora_weights.is_of_weight() {
+    if gpu.is_paper() {
         return Ok(adapter);
     }
+    if adapter.config.init_lora_weights.is_of_weight() {
+        set_factors(gpu, model, &adapter, seed).await?;
+    }
+    if adapter.config.use_dora {
+        set_magnitudes(gpu, model, &adapter).await?;
+    }
+    Ok(adapter)
+}
+
+/// Begins with factors made of the weights.
+async fn set_factors(gpu: &Gpu, model: &Decoder, adapter: &Adapter, seed: u64) -> Result<()> {
     let mut initial = InitialFactors::new();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for linear in model.linears() {
@@ -47,7 +59,17 @@ pub async fn adapter(gpu: &Gpu, model: &Decoder, config: LoraConfig, seed: u64) 
         }
     }
     adapter.set_initial(gpu, &initial);
-    Ok(adapter)
+    Ok(())
+}
+
+/// Begins with the norms of the weights' rows, whatever they are with the factors there are.
+async fn set_magnitudes(gpu: &Gpu, model: &Decoder, adapter: &Adapter) -> Result<()> {
+    let (mut rec, _) = Batch::new(gpu, 1, 1)?.recording();
+    let view = adapter.view(&mut rec, None);
+    model.linears().for_each(|linear| linear.begin_magnitude(&mut rec, &view));
+    let step = Step { n_tokens: 1, strength: 1.0, ..Default::default() };
+    Plan::new(gpu, &rec, |_, _| ()).await?.replay(gpu, &step);
+    gpu.settle().await
 }
 
 fn row_major(matrix: &DMatrix<f64>) -> HostMatrix {

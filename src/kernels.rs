@@ -6,6 +6,8 @@ pub mod adamw_8bit;
 pub mod attention;
 pub mod attention_backward;
 pub mod cross_entropy;
+pub mod dora_backward;
+pub mod dora_gain;
 pub mod dropout;
 pub mod embedding;
 pub mod grad_norm;

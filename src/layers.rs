@@ -5,6 +5,7 @@
 //! (`train`).
 
 mod attention;
+mod dora;
 mod frozen;
 mod head;
 mod linear;

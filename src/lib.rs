@@ -10,7 +10,7 @@
 //!   └─ data        record → template → tokens → which are supervised → packs     data::Dataset
 //!   └─ model       one file for each model_type: a recipe for the one decoder    model::Decoder
 //!   └─ layers      forward and backward side by side; linear.rs alone knows      layers::Linear
-//!                  a frozen weight AND its LoRA pair
+//!                  a frozen weight AND its LoRA pair, dora.rs what DoRA adds
 //!   └─ kernels     one .rs for each shaders/*.wgsl, with an f64 reference        kernels::matmul, …
 //!   └─ gpu         recording (plain data) → plan (memory, bind groups) → replay  gpu::Recording, gpu::Plan
 //! lora             all factors in one arena, PEFT's names and initialisation     lora::Adapter
@@ -77,6 +77,12 @@
 //! their own: there is room for the largest rank in each, what is past a module's own is zero and stays so, and where
 //! linears of one product scale differently, the difference is a factor of their low-rank values.
 //!
+//! **DoRA is a factor of each column of that product**, and its magnitudes lie in the arena beside A and B. The factors
+//! come of the weights alone, so that a pass works them out once, before its tokens, without forming a weight; what the
+//! product was before them is computed again for the way back rather than kept. At strength λ the directions are those of
+//! `W + λ s B A` and the magnitudes `(1 - λ) ‖W‖ + λ m`: 0 is the base and 1 the adapter as trained, as without DoRA. (PEFT's
+//! own scale leaves the magnitudes as they are, and has no base at 0.)
+//!
 //! **Few dispatches, few passes over memory.** Linears that read one matrix are one product whose outputs lie in one
 //! matrix: q, k and v side by side, gate and up by turns of four columns, so that a thread has both and writes
 //! `act(gate) · up` as it stores them (and their gradients on the way back). Residuals are added where a block's last
@@ -114,7 +120,7 @@
 //! - `web` is the only module that knows JavaScript.
 //! - `io` and `data` know no GPU and no network; a [`io::ByteSource`] gives them bytes. No file is whole in memory, and
 //!   a count in a file is checked against the bytes that are left before it is believed.
-//! - The base is never written and has no gradients; B and A are the only trained memory.
+//! - The base is never written and has no gradients; A, B and DoRA's magnitudes are the only trained memory.
 //! - Everything works at WebGPU's default limits with no optional feature.
 //! - No panic on anything a user can supply: [`Error`] says what to do.
 //!

@@ -5,6 +5,8 @@
 //!
 //! Where the first factors come from the weight (PiSSA, OLoRA), PEFT takes `s B₀ A₀` out of it. Our weights are never
 //! written: the adapter has twice the rank, `[B, -B₀] [A; A₀]`, of which the second half stays as it is.
+//!
+//! With DoRA (arXiv 2402.09353) a magnitude for each row of a weight lies after its B and is trained with it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::gpu::{Buffer, Gpu, Recording, Slice};
 use crate::io::{AdapterFile, InitLoraWeights, LoraConfig, Matrix as HostMatrix, ModuleNames, is_end};
 use crate::kernels::adamw::Rate;
+use crate::kernels::dora_gain::gains_bytes;
 use crate::kernels::dropout::Dropout;
 use crate::kernels::segments::{Layout, Segments};
 use crate::kernels::stride;
@@ -52,8 +55,8 @@ pub struct ModuleGroup {
 }
 
 /// A group of which some modules are adapted, and where its factors lie in the arena: A of the adapted ones, one below
-/// the other with [`stride`]`(r)` rows each, then B of all columns of the output. What belongs to no factor is zero and
-/// stays so.
+/// the other with [`stride`]`(r)` rows each, then B of all columns of the output, and with DoRA their magnitudes. What
+/// belongs to no factor is zero and stays so.
 #[derive(Debug, Clone)]
 struct Group {
     modules: Vec<ModuleShape>,
@@ -64,13 +67,15 @@ struct Group {
     scaling: f32,
     start: u64,
     b_start: u64,
+    /// Where B ends and magnitudes may follow.
+    b_end: u64,
     end: u64,
     segments: Segments,
 }
 
 impl Group {
     /// Floats of the arena that are the rows of a module's factors, as (first float, length), in the order of the rows:
-    /// A `[r, in]`, or B `[out, r]`, in the `places` from `first` on.
+    /// A `[r, in]`, or B `[out, r]`, in the `places` from `first` on; or the magnitudes `[out, 1]`.
     fn rows(&self, index: usize, factor: Factor, first: usize, places: usize) -> Vec<(usize, usize)> {
         let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
         let ModuleShape { in_features, out_features, .. } = self.modules[index];
@@ -85,7 +90,22 @@ impl Group {
                 let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(places) + first, r);
                 (0..out_features).map(row).collect()
             }
+            Factor::Magnitude => {
+                let start = (self.start + self.magnitude_start()) as usize / 4;
+                (0..out_features).map(|row| (start + self.layout.column(&widths, index, row), 1)).collect()
+            }
         }
+    }
+
+    /// Columns of the output, pads included.
+    fn width(&self) -> usize {
+        let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
+        self.layout.width(&widths)
+    }
+
+    /// Where its magnitudes begin, if it has any.
+    fn magnitude_start(&self) -> u64 {
+        self.b_end.next_multiple_of(ALIGN_BYTES)
     }
 
     /// Its adapted modules, with their numbers and ranks.
@@ -95,11 +115,13 @@ impl Group {
     }
 }
 
-/// Which of a pair.
+/// Which of what a module has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Factor {
     A,
     B,
+    /// DoRA's.
+    Magnitude,
 }
 
 impl Factor {
@@ -107,14 +129,15 @@ impl Factor {
         match self {
             Self::A => "lora_A",
             Self::B => "lora_B",
+            Self::Magnitude => "lora_magnitude_vector",
         }
     }
 
     /// Of the first factors, where their product is to be subtracted.
     fn sign_taken_off(self) -> f32 {
         match self {
-            Self::A => 1.0,
             Self::B => -1.0,
+            Self::A | Self::Magnitude => 1.0,
         }
     }
 }
@@ -129,6 +152,8 @@ pub struct Adapter {
     /// Where there are first factors to be taken off again, the place in a module's rank at which these begin.
     initial_at: Option<usize>,
     params: Buffer,
+    /// With DoRA, [`gains_bytes`] for each group, which every pass works out anew but those of single tokens.
+    gains: Option<Buffer>,
 }
 
 /// First factors by name, as [`AdapterFile::tensors`] has them.
@@ -155,6 +180,19 @@ pub struct LoraFactors {
     pub dropout: Option<Dropout>,
     /// `lora_alpha / r` or its rsLoRA form, of the first adapted module.
     pub scaling: f32,
+    /// What DoRA adds.
+    pub dora: Option<DoraFactors>,
+}
+
+/// What DoRA has besides A and B of a group.
+#[derive(Debug, Clone, Copy)]
+pub struct DoraFactors {
+    /// f32 `[columns of the output]`.
+    pub magnitude: Slice,
+    /// Where that starts in the group's range of the arena, in bytes.
+    pub magnitude_start: u64,
+    /// f32 `[3, columns of the output]`: what columns are multiplied with, their biases, and norms.
+    pub gains: Slice,
 }
 
 /// All factors as a recording sees them, by the path of a group's first module.
@@ -162,12 +200,20 @@ pub struct LoraFactors {
 pub struct AdapterView {
     factors: HashMap<String, LoraFactors>,
     grads: Option<Slice>,
+    /// DoRA's are those of the pass before.
+    pub(crate) gains_are_known: bool,
 }
 
 impl AdapterView {
     /// The factors of a group, if any of it is adapted.
     pub fn get(&self, first_module: &str) -> Option<&LoraFactors> {
         self.factors.get(first_module)
+    }
+
+    /// The same for passes that follow others without a change of the adapter or its strength: DoRA's gains are taken from
+    /// there.
+    pub fn with_known_gains(self) -> Self {
+        Self { gains_are_known: true, ..self }
     }
 
     /// The gradients of all factors, laid out as they are, in a recording that has them.
@@ -178,8 +224,8 @@ impl AdapterView {
 
 impl Adapter {
     /// A fresh adapter on the modules that `config.target_modules` names, the same for the same seed: B zero, and A uniform
-    /// in ±1/√in (PEFT's `kaiming_uniform_(a=√5)`) or normal. One that begins from the weights only gets its memory here, and
-    /// its numbers from [`Self::set_initial`].
+    /// in ±1/√in (PEFT's `kaiming_uniform_(a=√5)`) or normal. What begins from the weights only gets its memory here:
+    /// factors that do have their numbers from [`Self::set_initial`], magnitudes from [`crate::init::adapter`].
     pub fn new(gpu: &Gpu, config: LoraConfig, groups: &[ModuleGroup], seed: u64) -> Result<Self> {
         let adapter = Self::allocate(gpu, config, groups)?;
         let init = adapter.config.init_lora_weights;
@@ -198,7 +244,7 @@ impl Adapter {
                     let n = r * module.in_features;
                     Some((0..n).map(|_| rng.random_range(-bound..=bound)).collect())
                 }
-                Factor::B => None,
+                Factor::B | Factor::Magnitude => None,
             };
             adapter.write(gpu, group, draw);
         }
@@ -242,9 +288,13 @@ impl Adapter {
         let mismatch = |message: String| Error::AdapterMismatch { message };
         let mut known = 0;
         for group in &self.groups {
-            let adapted = group.adapted().flat_map(|(_, module, r)| [(module, r, Factor::A), (module, r, Factor::B)]);
-            for (ModuleShape { name, in_features, out_features }, r, factor) in adapted {
-                let (rows, cols) = if factor == Factor::A { (r, *in_features) } else { (*out_features, r) };
+            let factors = |(_, module, r)| self.factors().iter().map(move |&factor| (module, r, factor));
+            for (ModuleShape { name, in_features, out_features }, r, factor) in group.adapted().flat_map(factors) {
+                let (rows, cols) = match factor {
+                    Factor::A => (r, *in_features),
+                    Factor::B => (*out_features, r),
+                    Factor::Magnitude => (*out_features, 1),
+                };
                 let key = format!("{name}.{}", factor.name());
                 let matrix = file.tensors.get(&key).ok_or_else(|| {
                     let factor = factor.name();
@@ -331,8 +381,8 @@ impl Adapter {
         }
         let initial_at = init.is_of_weight().then(|| stride(max_rank));
         let places = initial_at.unwrap_or(0) + max_rank;
-        let mut arena_bytes = 0u64;
-        let mut adapted_groups = vec![];
+        let (mut arena_bytes, mut all_gains) = (0u64, 0u64);
+        let mut adapted_groups: Vec<Group> = vec![];
         for (ModuleGroup { modules, layout }, ranks) in groups.iter().zip(ranks) {
             let scalings: Vec<f32> = ranks.iter().flatten().map(|&(_, scaling)| scaling).collect();
             let Some(&scaling) = scalings.first() else { continue };
@@ -344,13 +394,26 @@ impl Adapter {
             let segments = Segments::new(*layout, &widths, &adapted, places).with_factors(&factors);
             let a_bytes = (segments.rank() * stride(modules[0].in_features) * 4) as u64;
             let b_start = a_bytes.next_multiple_of(ALIGN_BYTES);
-            let end = arena_bytes + b_start + (layout.width(&widths) * stride(places) * 4) as u64;
-            let (modules, layout) = (modules.clone(), *layout);
-            adapted_groups.push(Group { modules, layout, slots, scaling, start: arena_bytes, b_start, end, segments });
-            arena_bytes = end.next_multiple_of(ALIGN_BYTES);
+            let width = layout.width(&widths);
+            let b_end = b_start + (width * stride(places) * 4) as u64;
+            let (modules, layout, start) = (modules.clone(), *layout, arena_bytes);
+            let mut group =
+                Group { modules, layout, slots, scaling, start, b_start, b_end, end: start + b_end, segments };
+            if config.use_dora {
+                group.end = start + group.magnitude_start() + 4 * width as u64;
+                all_gains += gains_bytes(width).next_multiple_of(ALIGN_BYTES);
+            }
+            arena_bytes = group.end.next_multiple_of(ALIGN_BYTES);
+            adapted_groups.push(group);
         }
         let params = Buffer::storage(gpu, "adapter", arena_bytes)?;
-        Ok(Self { config, groups: adapted_groups, max_rank, initial_at, params })
+        let gains = if config.use_dora { Some(Buffer::storage(gpu, "gains", all_gains)?) } else { None };
+        Ok(Self { config, groups: adapted_groups, max_rank, initial_at, params, gains })
+    }
+
+    /// What each of its modules has.
+    fn factors(&self) -> &'static [Factor] {
+        if self.gains.is_some() { &[Factor::A, Factor::B, Factor::Magnitude] } else { &[Factor::A, Factor::B] }
     }
 
     /// Places in the rank of a module.
@@ -364,7 +427,7 @@ impl Adapter {
         let first = group.start as usize / 4;
         let mut image = vec![0f32; (group.end - group.start) as usize / 4];
         for (index, module, r) in group.adapted() {
-            for factor in [Factor::A, Factor::B] {
+            for &factor in self.factors() {
                 let Some(values) = values(module, r, factor) else { continue };
                 let signs = [(0, 1.0)].into_iter().chain(self.initial_at.map(|at| (at, factor.sign_taken_off())));
                 for (place, sign) in signs {
@@ -393,7 +456,7 @@ impl Adapter {
             if name.ends_with(Factor::A.name()) {
                 matrix.data.splice(0..0, trained.data.iter().copied());
                 matrix.rows *= 2;
-            } else {
+            } else if name.ends_with(Factor::B.name()) {
                 let rows = trained.data.chunks(trained.cols).zip(matrix.data.chunks(matrix.cols));
                 matrix.data = rows.flat_map(|(trained, initial)| [trained, initial].concat()).collect();
                 matrix.cols *= 2;
@@ -413,7 +476,7 @@ impl Adapter {
         let mut tensors = BTreeMap::new();
         for group in &self.groups {
             for (index, module, _) in group.adapted() {
-                for factor in [Factor::A, Factor::B] {
+                for &factor in self.factors() {
                     let rows = group.rows(index, factor, first, self.places());
                     let (n, cols) = (rows.len(), rows.first().map_or(0, |row| row.1));
                     let row = |(at, length): (usize, usize)| arena[at * 4..(at + length) * 4].chunks_exact(4);
@@ -431,9 +494,10 @@ impl Adapter {
         self.groups.iter().flat_map(|group| group.adapted().map(|(_, module, r)| (module, r)))
     }
 
-    /// Trained numbers: `r (in + out)` for each module.
+    /// Trained numbers: `r (in + out)` for each module, with DoRA `out` more.
     pub fn n_parameters(&self) -> usize {
-        self.adapted().map(|(m, r)| r * (m.in_features + m.out_features)).sum()
+        let magnitudes = |m: &ModuleShape| if self.gains.is_some() { m.out_features } else { 0 };
+        self.adapted().map(|(m, r)| r * (m.in_features + m.out_features) + magnitudes(m)).sum()
     }
 
     /// Numbers of the weights it adapts.
@@ -446,7 +510,13 @@ impl Adapter {
         &self.params
     }
 
-    /// Where the Bs lie in the arena, in bytes. Each begins at a multiple of 256, and so does what follows it.
+    /// Bytes of GPU memory that it takes.
+    pub fn size_bytes(&self) -> u64 {
+        self.params.size_bytes() + self.gains.as_ref().map_or(0, Buffer::size_bytes)
+    }
+
+    /// Where the Bs lie in the arena, in bytes, with the magnitudes that PEFT's LoRA+ counts among them. Each begins at a
+    /// multiple of 256, and so does what follows it.
     pub fn b_ranges(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
         self.groups.iter().map(|group| group.start + group.b_start..group.end)
     }
@@ -476,12 +546,21 @@ impl Adapter {
         let params = rec.external(&self.params);
         // Dropout is for training.
         let p = Some(self.config.lora_dropout).filter(|&p| p > 0.0 && grads.is_some());
+        let gains = self.gains.as_ref().map(|gains| rec.external(gains));
+        let mut gains_at = 0;
         let factors = self.groups.iter().zip(0..).map(|(group, stream)| {
             let whole = params.range(group.start..group.end);
+            let dora = gains.map(|gains| {
+                let (magnitude_start, start) = (group.magnitude_start(), gains_at);
+                let end = start + gains_bytes(group.width());
+                gains_at = end.next_multiple_of(ALIGN_BYTES);
+                let magnitude = whole.range(magnitude_start..whole.size_bytes());
+                DoraFactors { magnitude, magnitude_start, gains: gains.range(start..end) }
+            });
             let a_bytes = (group.segments.rank() * stride(group.modules[0].in_features) * 4) as u64;
             let factors = LoraFactors {
                 a: whole.range(0..a_bytes),
-                b: whole.range(group.b_start..whole.size_bytes()),
+                b: whole.range(group.b_start..group.b_end),
                 segments: group.segments,
                 range: group.start..group.end,
                 b_start: group.b_start,
@@ -489,10 +568,12 @@ impl Adapter {
                 trained: self.max_rank,
                 dropout: p.map(|p| Dropout { p, stream }),
                 scaling: group.scaling,
+                dora,
             };
             (group.modules[0].name.clone(), factors)
         });
-        AdapterView { factors: factors.collect(), grads: grads.map(|grads| rec.external(grads)) }
+        let factors = factors.collect();
+        AdapterView { factors, grads: grads.map(|grads| rec.external(grads)), gains_are_known: false }
     }
 }
 
@@ -502,11 +583,24 @@ pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-/// `W + scaling · B A`, the weight that needs no adapter: W and the result `[out, in]`, sums in f64.
-pub fn merged(weight: &[f32], a: &HostMatrix, b: &HostMatrix, scaling: f32) -> Vec<f32> {
+/// `V = W + scaling · B A`, or with DoRA's `magnitude` m `[out, 1]` `m ⊙ V / ‖V‖`, the weight that needs no adapter: W and
+/// the result `[out, in]`, sums in f64.
+pub fn merged(
+    weight: &[f32],
+    a: &HostMatrix,
+    b: &HostMatrix,
+    magnitude: Option<&HostMatrix>,
+    scaling: f32,
+) -> Vec<f32> {
     let delta = |row: usize, col: usize| -> f64 {
         (0..a.rows).map(|r| f64::from(b.data[row * b.cols + r]) * f64::from(a.data[r * a.cols + col])).sum()
     };
-    let add = |(at, &w): (usize, &f32)| (f64::from(w) + f64::from(scaling) * delta(at / a.cols, at % a.cols)) as f32;
-    weight.iter().enumerate().map(add).collect()
+    let rows = weight.chunks(a.cols).enumerate().flat_map(|(row, weight)| {
+        let add = |(col, &w): (usize, &f32)| f64::from(w) + f64::from(scaling) * delta(row, col);
+        let sum: Vec<f64> = weight.iter().enumerate().map(add).collect();
+        let gain = magnitude
+            .map_or(1.0, |magnitude| f64::from(magnitude.data[row]) / sum.iter().map(|v| v * v).sum::<f64>().sqrt());
+        sum.into_iter().map(move |v| (gain * v) as f32)
+    });
+    rows.collect()
 }

@@ -2,7 +2,7 @@
 //! costs, its singular values, the nearest adapter of a smaller rank, sums of several. No ΔW is ever formed: the
 //! factors are as thin as the rank.
 //!
-//! Only what is nothing but A and B can be treated so; an adapter file with more in it is refused.
+//! Only what is nothing but A and B can be treated so; DoRA, and an adapter file with more in it, are refused.
 
 mod combine;
 mod compress;
@@ -65,6 +65,7 @@ fn mismatch<T>(message: String) -> Result<T> {
 
 /// The pairs of a file in the order of their names.
 fn pairs(file: &AdapterFile) -> Result<Vec<Pair<'_>>> {
+    file.refuse_dora("with DoRA ΔW is no product of two factors")?;
     let mut pairs = vec![];
     for (key, matrix) in &file.tensors {
         match key.rsplit_once('.') {

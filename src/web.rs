@@ -138,8 +138,8 @@ impl Engine {
         self.engine.clear_dataset();
     }
 
-    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `initLoraWeights`, `loraDropout`, `targetModules`,
-    /// `excludeModules`, `layersToTransform`, `rankPattern`, `alphaPattern`, `seed`.
+    /// A fresh adapter. Options: `r`, `loraAlpha`, `useRslora`, `useDora`, `initLoraWeights`, `loraDropout`,
+    /// `targetModules`, `excludeModules`, `layersToTransform`, `rankPattern`, `alphaPattern`, `seed`.
     #[wasm_bindgen(js_name = newAdapter)]
     pub async fn new_adapter(&mut self, options: JsValue) -> JsResult<JsValue> {
         let options: LoraOptions = from_js("options", options)?;

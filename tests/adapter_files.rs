@@ -109,7 +109,6 @@ fn what_would_change_the_result_is_refused_by_name() {
     let config: serde_json::Map<String, Value> = serde_json::from_slice(&config).unwrap();
     let cases = [
         ("peft_type", json!("LOHA")),
-        ("use_dora", json!(true)),
         ("bias", json!("all")),
         ("modules_to_save", json!(["lm_head"])),
         ("layers_pattern", json!("layers")),
@@ -190,6 +189,7 @@ fn broken_adapters_say_what_is_broken() {
     assert!(not_a_number.contains("NaN at element 4"), "{not_a_number}");
     assert!(parse(&|adapter| drop(adapter.tensors.remove(a))).contains("lora_B but no lora_A"));
     assert!(parse(&|adapter| adapter.tensors.clear()).contains("no factors"));
+    assert!(parse(&|adapter| adapter.config.use_dora = true).contains("lora_A but no lora_magnitude_vector"));
     assert!(
         parse(&|adapter| (adapter.tensors.get_mut(a).unwrap().rows, adapter.tensors.get_mut(a).unwrap().cols) = (3, 2))
             .contains("3 × 2")
@@ -198,7 +198,12 @@ fn broken_adapters_say_what_is_broken() {
     for (key, dtype, shape, words) in [
         ("base_model.model.x.q_proj.lora_A.weight", Dtype::I32, vec![2, 1], "tensor type I32"),
         ("base_model.model.x.q_proj.lora_A.weight", Dtype::F32, vec![2], "not that of a matrix"),
-        ("base_model.model.x.q_proj.lora_magnitude_vector", Dtype::F32, vec![2], "'base_model.model.x.q_proj.lora_m"),
+        (
+            "base_model.model.x.q_proj.lora_magnitude_vector",
+            Dtype::F32,
+            vec![2],
+            "'use_dora' of adapter_config.json is not",
+        ),
         ("x.q_proj.lora_A.weight", Dtype::F32, vec![2, 1], "the tensor 'x.q_proj"),
     ] {
         let view = TensorView::new(dtype, shape, &[0; 8]).unwrap();

@@ -33,6 +33,8 @@ const LOSS_TOLERANCE: f64 = 2e-5;
 /// Largest relative difference of the norm of what a module has learned.
 const NORM_TOLERANCE: f64 = 2e-5;
 
+const MAGNITUDE: &str = "lora_magnitude_vector";
+
 /// A model and examples of the golden case.
 struct Golden {
     gpu: Rc<Gpu>,
@@ -84,6 +86,7 @@ impl Golden {
         let init = options["initLoraWeights"].as_str().unwrap_or("default");
         LoraConfig {
             use_rslora: options["useRslora"].as_bool().unwrap_or(false),
+            use_dora: options["useDora"].as_bool().unwrap_or(false),
             init_lora_weights: InitLoraWeights::named(init).unwrap(),
             lora_dropout: options["loraDropout"].as_f64().unwrap_or(0.0),
             rank_pattern: pairs("rankPattern").map(|(name, r)| (name, number(&r) as usize)).collect(),
@@ -110,7 +113,13 @@ impl Golden {
             let data = rows_of.flat_map(|row| &row[..cols]).copied().collect();
             (name.clone(), HostMatrix { rows, cols, data })
         };
-        let tensors = self.init.iter().map(cut).collect();
+        let mut tensors: BTreeMap<String, HostMatrix> = self.init.iter().map(cut).collect();
+        if config.use_dora {
+            // Magnitudes are those that a fresh adapter begins with.
+            let fresh = init::adapter(gpu, &self.model, config.clone(), 0).await.unwrap();
+            let fresh = fresh.to_file(gpu).await.unwrap().tensors.into_iter();
+            tensors.extend(fresh.filter(|(name, _)| name.ends_with(MAGNITUDE)));
+        }
         Adapter::from_file(gpu, &AdapterFile { config: config.clone(), tensors }, &self.model.modules()).unwrap()
     }
 
@@ -152,6 +161,7 @@ fn each_option_is_pefts_own() {
         let mut failed = vec![];
         for (name, run) in &golden.runs {
             let adapter = golden.adapter(&golden.gpu, golden.config(name)).await;
+            let before = adapter.to_file(&golden.gpu).await.unwrap();
             let ours = golden.train(name, &adapter, 20, 0).await;
             let curve: Vec<f64> = run["curve"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
             assert_eq!(ours.len(), curve.len());
@@ -160,17 +170,24 @@ fn each_option_is_pefts_own() {
 
             let file = adapter.to_file(&golden.gpu).await.unwrap();
             let norms = run["norms"].as_object().unwrap();
-            assert_eq!(2 * norms.len(), file.tensors.len());
+            let per_module = if file.config.use_dora { 3 } else { 2 };
+            assert_eq!(per_module * norms.len(), file.tensors.len());
             let norm_off = norms.iter().map(|(module, theirs)| {
                 let [a, b] = ["lora_A", "lora_B"].map(|factor| &file.tensors[&format!("{module}.{factor}")]);
                 let (_, scaling) = file.config.of_module(module).unwrap().unwrap();
-                let delta = merged(&vec![0.0; b.rows * a.cols], a, b, scaling);
+                let delta = merged(&vec![0.0; b.rows * a.cols], a, b, None, scaling);
                 let ours = delta.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
                 (ours / theirs.as_f64().unwrap() - 1.0).abs()
             });
             let norm_off = norm_off.fold(0.0, f64::max);
-            println!("{name}: loss {loss_off:.1e}, norms {norm_off:.1e}");
-            if !(loss_off <= LOSS_TOLERANCE && norm_off <= NORM_TOLERANCE) {
+            let magnitudes = file.tensors.iter().filter_map(|(name, after)| {
+                let module = name.strip_suffix(MAGNITUDE)?.trim_end_matches('.');
+                let moved = after.data.iter().zip(&before.tensors[name].data).map(|(a, b)| f64::from(a - b).powi(2));
+                Some((moved.sum::<f64>().sqrt() / run["magnitudes"][module].as_f64().unwrap() - 1.0).abs())
+            });
+            let magnitude_off = magnitudes.fold(0.0, f64::max);
+            println!("{name}: loss {loss_off:.1e}, norms {norm_off:.1e}, magnitudes {magnitude_off:.1e}");
+            if !(loss_off <= LOSS_TOLERANCE && norm_off.max(magnitude_off) <= NORM_TOLERANCE) {
                 failed.push(name.clone());
             }
 
@@ -201,7 +218,7 @@ fn each_option_is_pefts_own() {
 fn recomputing_changes_nothing_and_memory_is_planned() {
     pollster::block_on(async {
         let golden = Golden::open().await;
-        for run in ["dropout_together", "pissa_together"] {
+        for run in ["dropout_together", "pissa_together", "dora_dropout"] {
             let n = golden.model.n_recomputable();
             let mut kept = vec![];
             for recompute in [0, n] {
@@ -221,7 +238,7 @@ fn recomputing_changes_nothing_and_memory_is_planned() {
             let trainer = golden.trainer(&adapter, &golden.train_options(run), 0).await;
             assert_eq!(on_paper.size_bytes(), golden.gpu.allocated_bytes() - before, "{run}");
             assert_eq!(on_paper.n_dispatches(), trainer.n_dispatches());
-            assert_eq!(planned.params().size_bytes(), adapter.params().size_bytes());
+            assert_eq!(planned.size_bytes(), adapter.size_bytes());
         }
     });
 }

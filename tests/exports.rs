@@ -7,7 +7,9 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
+use web_lora::Error;
 use web_lora::io::{AdapterFile, LoraConfig, Matrix};
+use web_lora::low_rank::{CombineOptions, CompressOptions, combine, compress, spectrum};
 
 fn adapter() -> AdapterFile {
     let matrix = |rows: usize, cols: usize| Matrix { rows, cols, data: (0..rows * cols).map(|n| n as f32).collect() };
@@ -64,6 +66,33 @@ fn mlx_has_one_rank_and_one_scale() {
 }
 
 #[test]
+fn dora_goes_where_there_is_a_place_for_it() {
+    let mut file = adapter();
+    file.config.use_dora = true;
+    for kind in ["q_proj", "v_proj"] {
+        let m = Matrix { rows: 8, cols: 1, data: (1..9).map(|n| n as f32).collect() };
+        file.tensors.insert(format!("model.layers.1.self_attn.{kind}.lora_magnitude_vector"), m);
+    }
+    let (config, weights) = file.write();
+    assert_eq!(AdapterFile::parse(&config, &weights).unwrap(), file);
+    let (config, weights) = file.write_mlx(2).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["fine_tune_type"], "dora");
+    let tensors = SafeTensors::deserialize(&weights).unwrap();
+    let m = tensors.tensor("model.layers.1.self_attn.q_proj.m").unwrap();
+    assert_eq!((m.shape(), floats(m.data())), (&[8][..], (1..9).map(|n| n as f32).collect()));
+    let refusals = [
+        file.write_gguf("llama", [2, 2]).map(drop),
+        spectrum(&file).map(drop),
+        compress(&file, CompressOptions { r: Some(1), ..Default::default() }).map(drop),
+        combine(&[(&file, 1.0)], CombineOptions::default()).map(drop),
+    ];
+    for refusal in refusals {
+        assert!(matches!(&refusal, Err(Error::Unsupported { field, .. }) if field == "use_dora"), "{refusal:?}");
+    }
+}
+
+#[test]
 fn fixtures_are_written_where_asked() {
     let Some(out) = std::env::var_os("EXPORT_OUT") else { return };
     for entry in std::fs::read_dir(&out).unwrap() {
@@ -74,8 +103,10 @@ fn fixtures_are_written_where_asked() {
         let base: Value = serde_json::from_slice(&std::fs::read(base).unwrap()).unwrap();
         let number = |names: [&str; 2]| names.iter().find_map(|name| base[name].as_u64()).unwrap() as usize;
         let heads = [number(["num_attention_heads", "n_head"]), number(["num_key_value_heads", "n_head"])];
-        let gguf = file.write_gguf(base["model_type"].as_str().unwrap(), heads).unwrap();
-        std::fs::write(folder.join("adapter.gguf"), gguf).unwrap();
+        if !file.config.use_dora {
+            let gguf = file.write_gguf(base["model_type"].as_str().unwrap(), heads).unwrap();
+            std::fs::write(folder.join("adapter.gguf"), gguf).unwrap();
+        }
         let (config, weights) = file.write_mlx(number(["num_hidden_layers", "n_layer"])).unwrap();
         std::fs::create_dir_all(folder.join("mlx")).unwrap();
         std::fs::write(folder.join("mlx/adapter_config.json"), config).unwrap();

@@ -143,6 +143,7 @@ impl Golden {
         let number = |value: &Value| value.as_f64().unwrap();
         LoraConfig {
             use_rslora: lora["use_rslora"].as_bool().unwrap(),
+            use_dora: lora["use_dora"].as_bool().unwrap_or(false),
             rank_pattern: pairs("rank_pattern").map(|(name, r)| (name.clone(), number(r) as usize)).collect(),
             alpha_pattern: pairs("alpha_pattern").map(|(name, alpha)| (name.clone(), number(alpha) as f32)).collect(),
             layers_to_transform: lora["layers_to_transform"]
@@ -159,7 +160,9 @@ impl Golden {
             let key = format!("init.{name}");
             let shape = self.shape(&key)?;
             let data = self.f64s(&key)?.into_iter().map(|v| v as f32).collect();
-            tensors.insert(name, HostMatrix { rows: shape[0], cols: shape[1], data });
+            // Magnitudes are a vector.
+            let cols = shape.get(1).copied().unwrap_or(1);
+            tensors.insert(name, HostMatrix { rows: shape[0], cols, data });
         }
         Ok(AdapterFile { config: self.lora_config(), tensors })
     }
@@ -240,8 +243,9 @@ async fn run(dir: &Path, default_limits: bool, worst: &mut Worst) -> Anyhow<()> 
     for module in golden.names("merged.")? {
         let weight = checkpoint.read_f32(&format!("{module}.weight")).await?;
         let [a, b] = ["lora_A", "lora_B"].map(|factor| &trained.tensors[&format!("{module}.{factor}")]);
+        let magnitude = trained.tensors.get(&format!("{module}.lora_magnitude_vector"));
         let (_, scaling) = trained.config.of_module(&module)?.ok_or("a module that is not adapted")?;
-        let mut ours = merged(&weight, a, b, scaling);
+        let mut ours = merged(&weight, a, b, magnitude, scaling);
         let name = format!("merged.{module}");
         if model.config().model_type == "gpt2" {
             // transformers' Conv1D keeps [in, out].

@@ -47,10 +47,10 @@ many_engines_test!(with_noise_and_moments_in_8_bits_too, async {
     taken_up(LoraOptions { seed: 4, ..Default::default() }, all_options(5), &[3]).await;
 });
 
-many_engines_test!(with_dropout_or_first_factors_of_the_weights_too, async {
-    for (init_lora_weights, lora_dropout) in [("gaussian", 0.2), ("pissa_niter_2", 0.0)] {
+many_engines_test!(with_dropout_or_first_factors_and_magnitudes_of_the_weights_too, async {
+    for (init_lora_weights, lora_dropout, use_dora) in [("gaussian", 0.2, false), ("pissa_niter_2", 0.0, true)] {
         let init_lora_weights = init_lora_weights.into();
-        let lora = LoraOptions { seed: 4, init_lora_weights, lora_dropout, ..Default::default() };
+        let lora = LoraOptions { seed: 4, init_lora_weights, lora_dropout, use_dora, ..Default::default() };
         taken_up(lora, TrainOptions { weight_decay: 0.1, ..options(5) }, &[3]).await;
     }
 });

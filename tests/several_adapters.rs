@@ -91,11 +91,13 @@ fn files((config, weights): (Vec<u8>, Vec<u8>)) -> AdapterSource {
     AdapterSource::Files { config, weights }
 }
 
-/// Three adapters trained on their own: two alike in all but what they say, one of another rank and other modules.
-fn trained() -> [(&'static str, AdapterSource); 3] {
+/// Three adapters trained on their own: two alike in all but what they say, one of another rank and other modules, with DoRA or
+/// without.
+fn trained(use_dora: bool) -> [(&'static str, AdapterSource); 3] {
     let other = LoraOptions {
         r: 3,
         lora_alpha: 5.0,
+        use_dora,
         target_modules: Some(ModuleNames::Names(vec!["q_proj".into(), "up_proj".into()])),
         ..Default::default()
     };
@@ -109,7 +111,7 @@ fn trained() -> [(&'static str, AdapterSource); 3] {
 
 #[test]
 fn adapters_answer_as_they_do_alone_and_the_base_stays_where_it_is() {
-    let adapters = trained();
+    let adapters = trained(true);
     let mut alone = vec![];
     for (name, source) in &adapters {
         let AdapterSource::Files { config, weights } = source else { unreachable!() };
@@ -162,7 +164,7 @@ fn adapters_answer_as_they_do_alone_and_the_base_stays_where_it_is() {
 
 #[test]
 fn an_adapter_comes_back_as_it_was_left() {
-    let [(_, pirate), (_, sailor), _] = trained();
+    let [(_, pirate), (_, sailor), _] = trained(false);
     let mut engine = engine(&tiny_model());
     let names = |engine: &Engine| -> Vec<(Option<String>, bool, usize)> {
         let entries = engine.list_adapters();
@@ -250,7 +252,7 @@ fn difference(one: &[Generated], other: &[Generated]) -> f64 {
 
 #[test]
 fn made_over_adapters_answer_as_they_should() {
-    let [(_, pirate), (_, sailor), (_, other)] = trained();
+    let [(_, pirate), (_, sailor), (_, other)] = trained(false);
     let mut engine = engine(&tiny_model());
     let AdapterSource::Files { config, weights } = &pirate else { unreachable!() };
     engine.load_adapter(config, weights).unwrap();

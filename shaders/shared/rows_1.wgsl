@@ -29,5 +29,7 @@ fn add_products_apart(block: ptr<function, Block>, x: XRows, z: XRows, a: mat4x4
 }
 
 fn store_block(block: Block, row: u32, column: u32, end: u32) {
-    store(row, column, end, block.lo + bias_at(column), block.hi + bias_at(column + 4u));
+    let lo = gain_at(column) * block.lo + bias_at(column);
+    let hi = gain_at(column + 4u) * block.hi + bias_at(column + 4u);
+    store(row, column, end, lo, hi);
 }

@@ -56,12 +56,14 @@ fn add_products_apart(block: ptr<function, Block>, x: XRows, z: XRows, a: mat4x4
 fn store_block(block: Block, row: u32, column: u32, end: u32) {
     let lo = bias_at(column);
     let hi = bias_at(column + 4u);
-    store(row, column, end, block.acc[0] + lo, block.acc[1] + hi);
-    store(row + 1u, column, end, block.acc[2] + lo, block.acc[3] + hi);
-    store(row + 2u, column, end, block.acc[4] + lo, block.acc[5] + hi);
-    store(row + 3u, column, end, block.acc[6] + lo, block.acc[7] + hi);
-    store(row + 4u, column, end, block.acc[8] + lo, block.acc[9] + hi);
-    store(row + 5u, column, end, block.acc[10] + lo, block.acc[11] + hi);
-    store(row + 6u, column, end, block.acc[12] + lo, block.acc[13] + hi);
-    store(row + 7u, column, end, block.acc[14] + lo, block.acc[15] + hi);
+    let f = gain_at(column);
+    let g = gain_at(column + 4u);
+    store(row, column, end, f * block.acc[0] + lo, g * block.acc[1] + hi);
+    store(row + 1u, column, end, f * block.acc[2] + lo, g * block.acc[3] + hi);
+    store(row + 2u, column, end, f * block.acc[4] + lo, g * block.acc[5] + hi);
+    store(row + 3u, column, end, f * block.acc[6] + lo, g * block.acc[7] + hi);
+    store(row + 4u, column, end, f * block.acc[8] + lo, g * block.acc[9] + hi);
+    store(row + 5u, column, end, f * block.acc[10] + lo, g * block.acc[11] + hi);
+    store(row + 6u, column, end, f * block.acc[12] + lo, g * block.acc[13] + hi);
+    store(row + 7u, column, end, f * block.acc[14] + lo, g * block.acc[15] + hi);
 }

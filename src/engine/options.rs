@@ -47,6 +47,8 @@ pub struct LoraOptions {
     pub lora_alpha: f32,
     /// Scaling is `lora_alpha / sqrt(r)`.
     pub use_rslora: bool,
+    /// DoRA: the magnitudes of the weights' rows are trained apart from their directions. A step takes longer.
+    pub use_dora: bool,
     /// How it begins: `default`, `gaussian`, `pissa`, `pissa_niter_16` (or another number of rounds) or `olora`.
     pub init_lora_weights: String,
     /// Probability that an input of the low-rank branch is dropped in training, from 0 to below 1. Linears that read the same
@@ -72,6 +74,7 @@ impl Default for LoraOptions {
             r: 8,
             lora_alpha: 16.0,
             use_rslora: false,
+            use_dora: false,
             init_lora_weights: "default".into(),
             lora_dropout: 0.0,
             target_modules: None,
@@ -101,6 +104,7 @@ impl LoraOptions {
             r: self.r,
             lora_alpha: self.lora_alpha,
             use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
             init_lora_weights,
             lora_dropout: self.lora_dropout,
             target_modules,

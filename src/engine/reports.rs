@@ -73,6 +73,8 @@ pub struct AdapterInfo {
     pub lora_alpha: f32,
     /// See [`super::LoraOptions`].
     pub use_rslora: bool,
+    /// See [`super::LoraOptions`].
+    pub use_dora: bool,
     /// Kinds of linears.
     pub target_modules: Vec<String>,
     /// Numbers that are trained.

@@ -17,7 +17,8 @@ pub struct Step {
     pub n_tokens: u32,
     /// Rows that have a target.
     pub n_targets: u32,
-    /// Multiplies every adapter's scaling: 0 is the base model, 1 the adapter as trained.
+    /// Multiplies every adapter's scaling, and with DoRA moves the magnitudes as far: 0 is the base model, 1 the adapter as
+    /// trained.
     pub strength: f32,
     /// 1 / supervised tokens of the whole optimiser step.
     pub loss_scale: f32,

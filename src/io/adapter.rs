@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
-use super::lora_config::{CONFIG_FILE, LoraConfig};
+use super::lora_config::{CONFIG_FILE, LoraConfig, unsupported};
 use super::{DType, dequantize};
 use crate::{Error, Result};
 
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What peft puts before a module's name.
 const PREFIX: &str = "base_model.model.";
+/// The end of the name of a module's magnitudes, which are a vector and alone have no `.weight` after it.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
 
 /// A matrix, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +31,8 @@ pub struct Matrix {
 pub struct AdapterFile {
     /// adapter_config.json.
     pub config: LoraConfig,
-    /// Factors by name: `model.layers.0.self_attn.q_proj.lora_A` is `[r, in]`, its `lora_B` `[out, r]`.
+    /// Factors by name: `model.layers.0.self_attn.q_proj.lora_A` is `[r, in]`, its `lora_B` `[out, r]`; with DoRA its
+    /// `lora_magnitude_vector` is `[out, 1]`.
     pub tensors: BTreeMap<String, Matrix>,
 }
 
@@ -38,7 +41,7 @@ fn bad_weights(message: impl Into<String>) -> Error {
 }
 
 impl AdapterFile {
-    /// Reads and checks both files: every module has both factors, of the config's rank, finite.
+    /// Reads and checks both files: every module has both factors, of the config's rank, and with DoRA its magnitudes, finite.
     pub fn parse(config: &[u8], weights: &[u8]) -> Result<Self> {
         let tensors = read_factors(weights)?;
         let kinds = || tensors.keys().filter_map(|name| name.rsplit('.').nth(1)).map(str::to_owned).collect();
@@ -47,19 +50,30 @@ impl AdapterFile {
         Ok(Self { config, tensors })
     }
 
+    /// Refuses DoRA, for a reason.
+    pub(crate) fn refuse_dora(&self, because: &str) -> Result<()> {
+        match self.config.use_dora {
+            true => Err(unsupported("use_dora", format!("it is true, and {because}"))),
+            false => Ok(()),
+        }
+    }
+
     /// Both files, as peft would write them: adapter_config.json and adapter_model.safetensors.
     pub fn write(&self) -> (Vec<u8>, Vec<u8>) {
         let config = format!("{:#}\n", self.config.to_json()).into_bytes();
-        let bytes: Vec<(String, [usize; 2], Vec<u8>)> = self
+        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = self
             .tensors
             .iter()
             .map(|(name, matrix)| {
                 let bytes = matrix.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-                (format!("{PREFIX}{name}.weight"), [matrix.rows, matrix.cols], bytes)
+                match name.ends_with(MAGNITUDE) {
+                    true => (format!("{PREFIX}{name}"), vec![matrix.rows], bytes),
+                    false => (format!("{PREFIX}{name}.weight"), vec![matrix.rows, matrix.cols], bytes),
+                }
             })
             .collect();
         let views = bytes.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).expect("a matrix has rows × cols values");
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a matrix has rows × cols values");
             (name.as_str(), view)
         });
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
@@ -74,10 +88,12 @@ pub(super) struct FactorPair<'a> {
     pub(super) a: &'a Matrix,
     /// `[out, r]`.
     pub(super) b: &'a Matrix,
+    /// DoRA's, `[out, 1]`.
+    pub(super) magnitude: Option<&'a Matrix>,
     pub(super) scaling: f32,
 }
 
-/// The factors by module, for formats that have nothing else: a file with more in it is refused.
+/// The factors by module.
 pub(super) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
     let mut pairs = vec![];
     for (key, a) in &file.tensors {
@@ -87,14 +103,15 @@ pub(super) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
                 let (Some(b), Some((_, scaling))) = (b, file.config.of_module(name)?) else {
                     return Err(bad_weights(format!("'{name}' has no lora_B or is not named by {CONFIG_FILE}")));
                 };
-                pairs.push(FactorPair { name, a, b, scaling });
+                let magnitude = file.tensors.get(&format!("{name}{MAGNITUDE}"));
+                pairs.push(FactorPair { name, a, b, magnitude, scaling });
             }
-            Some((_, "lora_B")) => {}
+            Some((_, "lora_B" | "lora_magnitude_vector")) => {}
             _ => {
                 return Err(Error::Unsupported {
                     file: WEIGHTS_FILE.to_owned(),
                     field: format!("the tensor '{key}'"),
-                    message: "other formats take lora_A and lora_B alone".to_owned(),
+                    message: "other formats do not take it".to_owned(),
                 });
             }
         }
@@ -107,12 +124,14 @@ fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
     let mut tensors = BTreeMap::new();
     // In the order of names, so that one file always has one error.
     for (key, view) in BTreeMap::from_iter(file.iter()) {
-        let name = key.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(".weight"));
-        let Some(name) = name.filter(|name| name.ends_with(".lora_A") || name.ends_with(".lora_B")) else {
+        let weight = key.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(".weight"));
+        let factor = weight.filter(|name| [".lora_A", ".lora_B"].iter().any(|end| name.ends_with(end)));
+        let magnitude = key.strip_prefix(PREFIX).filter(|name| name.ends_with(MAGNITUDE));
+        let Some(name) = factor.or(magnitude) else {
             return Err(Error::Unsupported {
                 file: WEIGHTS_FILE.to_owned(),
                 field: format!("the tensor '{key}'"),
-                message: format!("only {PREFIX}….lora_A.weight and ….lora_B.weight are read"),
+                message: format!("only {PREFIX}….lora_A.weight, ….lora_B.weight and …{MAGNITUDE} are read"),
             });
         };
         let data = match view.dtype() {
@@ -129,8 +148,13 @@ fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
                 });
             }
         };
-        let &[rows, cols] = view.shape() else {
-            return Err(bad_weights(format!("'{key}' has the shape {:?}, not that of a matrix", view.shape())));
+        let (rows, cols) = match *view.shape() {
+            [rows, cols] if magnitude.is_none() => (rows, cols),
+            [rows] if magnitude.is_some() => (rows, 1),
+            _ => {
+                let kind = if magnitude.is_some() { "a vector" } else { "a matrix" };
+                return Err(bad_weights(format!("'{key}' has the shape {:?}, not that of {kind}", view.shape())));
+            }
         };
         if let Some(at) = data.iter().position(|value| !value.is_finite()) {
             return Err(bad_weights(format!("'{key}' has {} at element {at}", data[at])));
@@ -150,14 +174,23 @@ fn check_factors(config: &LoraConfig, tensors: &BTreeMap<String, Matrix>) -> Res
     }
     for (name, matrix) in tensors {
         let (module, kind) = name.rsplit_once('.').unwrap_or_default();
-        let (other, rank) = if kind == "lora_A" { ("lora_B", matrix.rows) } else { ("lora_A", matrix.cols) };
-        if !tensors.contains_key(&format!("{module}.{other}")) {
-            return Err(bad_weights(format!("'{module}' has {kind} but no {other}")));
+        let needed = &["lora_A", "lora_B", "lora_magnitude_vector"][..if config.use_dora { 3 } else { 2 }];
+        if !needed.contains(&kind) {
+            return Err(bad_weights(format!("'{name}' is there, but 'use_dora' of {CONFIG_FILE} is not true")));
+        }
+        let other = |kind: &str| tensors.get(&format!("{module}.{kind}"));
+        if let Some(missing) = needed.iter().find(|kind| other(kind).is_none()) {
+            return Err(bad_weights(format!("'{module}' has {kind} but no {missing}")));
         }
         let Some((r, _)) = config.of_module(module)? else {
             return Err(bad_weights(format!("'{name}' is of no module that {CONFIG_FILE} names")));
         };
-        if rank != r || matrix.data.is_empty() {
+        let (size, needs) = match kind {
+            "lora_A" => (matrix.rows, r),
+            "lora_B" => (matrix.cols, r),
+            _ => (matrix.rows, other("lora_B").map_or(0, |b| b.rows)),
+        };
+        if size != needs || matrix.data.is_empty() {
             return Err(bad_weights(format!(
                 "'{name}' is {} × {} where {CONFIG_FILE} says rank {r}",
                 matrix.rows, matrix.cols

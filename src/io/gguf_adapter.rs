@@ -17,8 +17,9 @@ impl AdapterFile {
     /// keys. `lora_a` is `[r, in]` and `lora_b` `[out, r]` in
     /// rows; those of llama's q and k are put in llama.cpp's order.
     ///
-    /// Errors with `Unsupported` where a module has no name in GGUF.
+    /// Errors with `Unsupported` where a module has no name in GGUF, and for DoRA, which llama.cpp does not know.
     pub fn write_gguf(&self, model_type: &str, heads: [usize; 2]) -> Result<Vec<u8>> {
+        self.refuse_dora("GGUF has no place for the magnitudes of DoRA")?;
         let architecture = match model_type {
             "gemma3_text" => "gemma3",
             // As llama.cpp's converter has it.

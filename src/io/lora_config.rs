@@ -126,6 +126,8 @@ pub struct LoraConfig {
     pub lora_alpha: f32,
     /// Divide by the square root of the rank instead.
     pub use_rslora: bool,
+    /// Magnitudes of the weights' rows are trained apart from their directions (DoRA, arXiv 2402.09353).
+    pub use_dora: bool,
     /// How it begins.
     pub init_lora_weights: InitLoraWeights,
     /// Probability that an input of the low-rank branch is dropped in training.
@@ -153,6 +155,7 @@ impl LoraConfig {
             r,
             lora_alpha,
             use_rslora: false,
+            use_dora: false,
             init_lora_weights: InitLoraWeights::Default,
             lora_dropout: 0.0,
             target_modules: ModuleNames::Names(target_modules),
@@ -205,10 +208,12 @@ impl LoraConfig {
             Some(modules) => modules,
             None => return Err(bad_config("'target_modules' is missing")),
         };
+        let flag = |field: &str| fields.get(field).and_then(Value::as_bool).unwrap_or(false);
         let mut config = Self {
             r,
             lora_alpha: lora_alpha.ok_or_else(|| bad_config("'lora_alpha' is not a number"))?,
-            use_rslora: fields.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            use_rslora: flag("use_rslora"),
+            use_dora: flag("use_dora"),
             init_lora_weights: fields
                 .get("init_lora_weights")
                 .and_then(|init| InitLoraWeights::named(init.as_str()?))
@@ -219,7 +224,7 @@ impl LoraConfig {
             layers_to_transform: layers(&fields)?,
             rank_pattern: patterns(&fields, "rank_pattern", rank)?,
             alpha_pattern: patterns(&fields, "alpha_pattern", finite)?,
-            fan_in_fan_out: fields.get("fan_in_fan_out").and_then(Value::as_bool).unwrap_or(false),
+            fan_in_fan_out: flag("fan_in_fan_out"),
             base_model_name_or_path: fields
                 .get("base_model_name_or_path")
                 .and_then(Value::as_str)
@@ -281,7 +286,7 @@ impl LoraConfig {
             "task_type": "CAUSAL_LM",
             "trainable_token_indices": null,
             "use_bdlora": null,
-            "use_dora": false,
+            "use_dora": self.use_dora,
             "use_qalora": false,
             "use_rslora": self.use_rslora,
             "velora_config": null
@@ -318,7 +323,7 @@ pub(super) fn bad_config(message: impl Into<String>) -> Error {
     Error::BadFile { file: CONFIG_FILE.to_owned(), message: message.into() }
 }
 
-fn unsupported(field: &str, message: String) -> Error {
+pub(super) fn unsupported(field: &str, message: String) -> Error {
     Error::Unsupported { file: CONFIG_FILE.to_owned(), field: field.to_owned(), message }
 }
 
@@ -326,7 +331,7 @@ fn unsupported(field: &str, message: String) -> Error {
 /// too when they are switched on: new kinds of LoRA arrive as new fields.
 fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
     /// Read, or without effect on a trained adapter.
-    const HARMLESS: [&str; 26] = [
+    const HARMLESS: [&str; 27] = [
         "alpha_pattern",
         "auto_mapping",
         "base_model_name_or_path",
@@ -351,6 +356,7 @@ fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
         "revision",
         "target_modules",
         "task_type",
+        "use_dora",
         "use_rslora",
         "runtime_config",
     ];

@@ -1,7 +1,7 @@
 //! An adapter as mlx-lm's two files, `adapters.safetensors` and `adapter_config.json`.
 //!
-//! Names, shapes and fields: `mlx_lm/tuner/utils.py` (`load_adapters`, `linear_to_lora_layers`) and `tuner/lora.py` of
-//! mlx-lm. It has one rank and one scale for all: smaller ranks are filled up with zeros, and what a module's scaling
+//! Names, shapes and fields: `mlx_lm/tuner/utils.py` (`load_adapters`, `linear_to_lora_layers`), `tuner/lora.py` and
+//! `tuner/dora.py` of mlx-lm. It has one rank and one scale for all: smaller ranks are filled up with zeros, and what a module's scaling
 //! is beyond the scale is multiplied into its `lora_b`.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use crate::Result;
 
 impl AdapterFile {
     /// The adapter as `(adapter_config.json, adapters.safetensors)` for mlx-lm, for a base of so many layers: `lora_a` is
-    /// `[in, r]` and `lora_b` `[r, out]`.
+    /// `[in, r]` and `lora_b` `[r, out]`, with DoRA `m` `[out]`.
     pub fn write_mlx(&self, num_layers: usize) -> Result<(Vec<u8>, Vec<u8>)> {
         let pairs = factor_pairs(self)?;
         let rank = pairs.iter().map(|pair| pair.a.rows).max().unwrap_or(self.config.r);
@@ -30,14 +30,18 @@ impl AdapterFile {
             keys.insert(name.splitn(4, '.').last().unwrap_or_default().to_owned());
             tensors.push((format!("{name}.lora_a"), turned(pair.a, rank, pair.a.cols, 1.0)));
             tensors.push((format!("{name}.lora_b"), turned(pair.b, pair.b.rows, rank, pair.scaling / scale)));
+            if let Some(magnitude) = pair.magnitude {
+                let (_, bytes) = turned(magnitude, magnitude.rows, 1, 1.0);
+                tensors.push((format!("{name}.m"), (vec![magnitude.rows], bytes)));
+            }
         }
         let config = json!({
-            "fine_tune_type": "lora",
+            "fine_tune_type": if self.config.use_dora { "dora" } else { "lora" },
             "num_layers": num_layers,
             "lora_parameters": { "rank": rank, "scale": scale, "dropout": 0.0, "keys": keys },
         });
         let views = tensors.iter().map(|(name, (shape, bytes))| {
-            let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).expect("a matrix has rows × cols values");
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a matrix has rows × cols values");
             (name.as_str(), view)
         });
         let metadata = [("format".to_owned(), "mlx".to_owned())].into();
@@ -47,11 +51,11 @@ impl AdapterFile {
 }
 
 /// The bytes of `factor` times a matrix filled up with zeros to `[rows, cols]`, as `[cols, rows]`.
-fn turned(matrix: &Matrix, rows: usize, cols: usize, factor: f32) -> ([usize; 2], Vec<u8>) {
+fn turned(matrix: &Matrix, rows: usize, cols: usize, factor: f32) -> (Vec<usize>, Vec<u8>) {
     let is_there = |row: usize, col: usize| row < matrix.rows && col < matrix.cols;
     let value = |row: usize, col: usize| {
         if is_there(row, col) { matrix.data[row * matrix.cols + col] * factor } else { 0.0 }
     };
     let values = (0..cols).flat_map(|col| (0..rows).map(move |row| (row, col)));
-    ([cols, rows], values.flat_map(|(row, col)| value(row, col).to_le_bytes()).collect())
+    (vec![cols, rows], values.flat_map(|(row, col)| value(row, col).to_le_bytes()).collect())
 }

@@ -56,7 +56,12 @@ struct ElementwiseParams {
 
 /// `y = kept ⊙ x`, both `[n_tokens, width]`.
 pub fn dropped(rec: &mut Recording, label: &str, dropout: Dropout, x: Matrix, y: Matrix) {
-    elementwise(rec, label, dropout, x, None, y, 1);
+    elementwise(rec, label, dropout, Part::Kept, x, None, y, 1);
+}
+
+/// `y = x - kept ⊙ x`, both `[n_tokens, width]`: what dropout takes away, with what it makes larger counted against it.
+pub fn taken_away(rec: &mut Recording, label: &str, dropout: Dropout, x: Matrix, y: Matrix) {
+    elementwise(rec, label, dropout, Part::Rest, x, None, y, 1);
 }
 
 /// `y = scale · step.strength · kept ⊙ x`; with `apart`, y has twice the columns, and every other four stay as they are.
@@ -69,13 +74,21 @@ pub fn dropped_gradient(
     y: Matrix,
     apart: bool,
 ) {
-    elementwise(rec, label, dropout, x, Some(scale), y, if apart { 2 } else { 1 });
+    elementwise(rec, label, dropout, Part::Kept, x, Some(scale), y, if apart { 2 } else { 1 });
+}
+
+/// Of a matrix under dropout.
+#[derive(Clone, Copy)]
+enum Part {
+    Kept,
+    Rest,
 }
 
 fn elementwise(
     rec: &mut Recording,
     label: &str,
     dropout: Dropout,
+    part: Part,
     x: Matrix,
     scale: Option<f32>,
     y: Matrix,
@@ -94,7 +107,9 @@ fn elementwise(
         _pad: [0; 3],
         dropout: dropout.params(),
     };
-    let shader = Shader::new("dropout", &[], &[SHARED[0], SHARED[1], include_str!("../../shaders/dropout.wgsl")]);
+    let constants = [("REST", part as u32)];
+    let parts = [SHARED[0], SHARED[1], include_str!("../../shaders/dropout.wgsl")];
+    let shader = Shader::new("dropout", &constants, &parts);
     let grid = [Extent::cover(stride4, 64), Extent::Rows { rows, per: 1 }, Extent::Fixed(1)];
     rec.dispatch(label, &shader, &[x.slice, y.slice], &params, grid, (rows, 12 * x.width as u64));
 }
@@ -167,22 +182,28 @@ mod tests {
         let y_width = if apart { 2 * stride(width) } else { width };
         let before = random_matrix(n_tokens, y_width, 2);
         let (mut copy, mut gradient) = (vec![0.0; n_tokens * stride(width)], f64s(&before));
+        let mut rest = copy.clone();
         for t in 0..n_tokens {
             let kept = kept_reference(dropout, &step, t, stride(width));
             for (c, kept) in kept.into_iter().enumerate() {
                 let at = t * stride(width) + c;
                 copy[at] = kept * f64::from(x[at]);
+                rest[at] = f64::from(x[at]) - copy[at];
                 let y_at = if apart { c / 4 * 8 + c % 4 } else { c };
                 gradient[t * stride(y_width) + y_at] = 1.5 * 0.75 * copy[at];
             }
         }
         let (x_at, copy_at, gradient_at) = (case.buffer(&x), case.output(x.len()), case.buffer(&before));
+        let rest_at = case.output(x.len());
         case.record(move |rec, b| {
-            let [x, copy] = [x_at, copy_at].map(|at| Matrix { slice: b[at], width });
+            let [x, copy, rest] = [x_at, copy_at, rest_at].map(|at| Matrix { slice: b[at], width });
             dropped(rec, "copy", dropout, x, copy);
+            taken_away(rec, "rest", dropout, x, rest);
             dropped_gradient(rec, "gradient", dropout, x, 1.5, Matrix { slice: b[gradient_at], width: y_width }, apart);
         });
         case.expect(copy_at, copy, Tolerance { abs: 0.0, rel: 2e-7 });
+        // Up to 1/0.7 is taken from 1.
+        case.expect(rest_at, rest, Tolerance { abs: 2e-7, rel: 2e-7 });
         case.expect(gradient_at, gradient[..n_tokens * stride(y_width)].to_vec(), Tolerance { abs: 0.0, rel: 5e-7 });
         case
     }

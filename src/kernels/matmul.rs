@@ -43,6 +43,35 @@ pub struct Tail {
     pub segments: Segments,
 }
 
+/// What becomes of the columns of a product before it is stored.
+#[derive(Debug, Clone, Copy)]
+pub enum Affine {
+    /// They get a bias: f32, as long as a row of `y`, pads zero.
+    Bias(Slice),
+    /// DoRA's: they are multiplied by their gains and get a bias, as [`super::dora_gain::dora_gain`] leaves both.
+    Gain(Slice),
+}
+
+impl Affine {
+    fn slice(self) -> Slice {
+        match self {
+            Self::Bias(slice) | Self::Gain(slice) => slice,
+        }
+    }
+
+    /// Shader code of the factors and of the biases.
+    fn shader(affine: Option<Self>) -> &'static str {
+        macro_rules! joined {
+            ($($name:literal),+) => { concat!($(include_str!(concat!("../../shaders/shared/", $name, ".wgsl"))),+) };
+        }
+        match affine {
+            None => joined!("gain_none", "bias_none"),
+            Some(Self::Bias(_)) => joined!("gain_none", "bias"),
+            Some(Self::Gain(_)) => joined!("gain"),
+        }
+    }
+}
+
 /// What becomes of a product.
 #[derive(Debug, Clone, Copy)]
 pub enum Store {
@@ -52,8 +81,15 @@ pub enum Store {
     Add,
     /// `y = residual + …`, with a residual as wide as `y`.
     Residual(Matrix),
-    /// `y = …` is gate and up, interleaved, and this matrix becomes `act(gate) · up`.
-    Gated(Activation, Matrix),
+    /// `y = …` is gate and up, interleaved, and `h` becomes `act(gate) · up`.
+    Gated {
+        /// Of the gate.
+        act: Activation,
+        /// Half as wide as `y`.
+        h: Matrix,
+        /// Earlier terms of the sum lie in `y`.
+        add: bool,
+    },
     /// The product is the gradient on `act(gate) · up`; `y` becomes that on gate and up, interleaved as they are here.
     GatedBackward {
         /// Of the gate.
@@ -65,8 +101,15 @@ pub enum Store {
         /// No more terms follow.
         finish: bool,
     },
-    /// `y = …`, and this matrix becomes `act(y)`.
-    Activated(Activation, Matrix),
+    /// `y = …`, and `h` becomes `act(y)`.
+    Activated {
+        /// The function.
+        act: Activation,
+        /// As wide as `y`.
+        h: Matrix,
+        /// Earlier terms of the sum lie in `y`.
+        add: bool,
+    },
     /// The product is the gradient on `act(x)`; `y` becomes that on `x`.
     ActivatedBackward {
         /// The function.
@@ -104,11 +147,11 @@ impl Store {
         let (act, store) = match self {
             Self::Replace | Self::Add => (None, include_str!("../../shaders/shared/store_sum.wgsl")),
             Self::Residual(_) => (None, include_str!("../../shaders/shared/store_residual.wgsl")),
-            Self::Gated(act, _) => (Some(act), include_str!("../../shaders/shared/store_gated.wgsl")),
+            Self::Gated { act, .. } => (Some(act), include_str!("../../shaders/shared/store_gated.wgsl")),
             Self::GatedBackward { act, .. } => {
                 (Some(act), include_str!("../../shaders/shared/store_gated_backward.wgsl"))
             }
-            Self::Activated(act, _) => (Some(act), include_str!("../../shaders/shared/store_activated.wgsl")),
+            Self::Activated { act, .. } => (Some(act), include_str!("../../shaders/shared/store_activated.wgsl")),
             Self::ActivatedBackward { act, .. } => {
                 (Some(act), include_str!("../../shaders/shared/store_activated_backward.wgsl"))
             }
@@ -119,7 +162,7 @@ impl Store {
     fn other(self) -> Option<Matrix> {
         match self {
             Self::Replace | Self::Add => None,
-            Self::Residual(other) | Self::Gated(_, other) | Self::Activated(_, other) => Some(other),
+            Self::Residual(other) | Self::Gated { h: other, .. } | Self::Activated { h: other, .. } => Some(other),
             Self::GatedBackward { gate_up, .. } => Some(gate_up),
             Self::ActivatedBackward { before, .. } => Some(before),
         }
@@ -129,7 +172,9 @@ impl Store {
     /// last.
     pub fn term(mut self, is_later: bool, is_last: bool) -> Self {
         match &mut self {
-            Self::Replace if is_later => self = Self::Add,
+            Self::Replace | Self::Residual(_) if is_later => self = Self::Add,
+            Self::Gated { .. } | Self::Activated { .. } if !is_last => self = Self::Replace,
+            Self::Gated { add, .. } | Self::Activated { add, .. } => *add = is_later,
             Self::GatedBackward { add, finish, .. } | Self::ActivatedBackward { add, finish, .. } => {
                 (*add, *finish) = (is_later, is_last);
             }
@@ -142,6 +187,7 @@ impl Store {
     fn terms(self) -> (bool, bool) {
         match self {
             Self::Add => (true, true),
+            Self::Gated { add, .. } | Self::Activated { add, .. } => (add, true),
             Self::GatedBackward { add, finish, .. } | Self::ActivatedBackward { add, finish, .. } => (add, finish),
             _ => (false, true),
         }
@@ -171,8 +217,7 @@ impl MatmulParams {
     }
 }
 
-/// `y[t, w.first_row + j] = Σ_k x[t, k] w[j, k]` plus the tail and the `bias` (f32, as long as a row of `y`, pads zero),
-/// for the token or target `rows`.
+/// `y[t, w.first_row + j] = Σ_k x[t, k] w[j, k]` plus the tail, then as `affine` says, for the token or target `rows`.
 ///
 /// `x` is `[rows, w.cols]`, `y` at least `w.first_row + w.rows` wide.
 pub fn matmul(
@@ -182,7 +227,7 @@ pub fn matmul(
     x: Matrix,
     w: &Weight,
     tail: Option<Tail>,
-    bias: Option<Slice>,
+    affine: Option<Affine>,
     y: Matrix,
     store: Store,
 ) {
@@ -191,7 +236,7 @@ pub fn matmul(
     params.tail_rank = tail.map_or(0, |tail| tail.w_cols as u32);
     let constants = tail.map_or_else(|| Segments::one(0).constants(), |tail| tail.segments.constants());
     let flops = 2 * (w.rows * (w.cols + params.tail_rank as usize)) as u64;
-    dispatch(rec, label, Direction::Forward, constants, params, x, w, tail, bias, y, store, w.rows, flops);
+    dispatch(rec, label, Direction::Forward, constants, params, x, w, tail, affine, y, store, w.rows, flops);
 }
 
 /// `y[t, k] = Σ_j x[t, w.first_row + j] w[j, k]` plus the tail: the gradient on a linear's input from that on its output.
@@ -257,7 +302,7 @@ fn dispatch(
     x: Matrix,
     w: &Weight,
     tail: Option<Tail>,
-    bias: Option<Slice>,
+    affine: Option<Affine>,
     y: Matrix,
     store: Store,
     y_cols: usize,
@@ -295,10 +340,7 @@ fn dispatch(
         include_str!("../../shaders/shared/segments.wgsl"),
         include_str!("../../shaders/shared/product.wgsl"),
         tail_shader,
-        match bias {
-            Some(_) => include_str!("../../shaders/shared/bias.wgsl"),
-            None => include_str!("../../shaders/shared/bias_none.wgsl"),
-        },
+        Affine::shader(affine),
         rows_shader,
     ];
     parts.extend(store.shader());
@@ -333,7 +375,7 @@ fn dispatch(
         .chain([x.slice, y.slice])
         .chain(tail.iter().flat_map(|tail| [tail.x.slice, tail.w]))
         .chain(store.other().map(|other| other.slice))
-        .chain(bias)
+        .chain(affine.map(Affine::slice))
         .collect();
     // Rows and columns of a workgroup.
     let (tall, wide) = match (tiled, down) {

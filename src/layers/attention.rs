@@ -192,7 +192,8 @@ impl Attention {
         needs_dx: bool,
     ) -> Option<Matrix> {
         let dxa = self.low_rank(rec, adapter, "dxa");
-        self.o_proj.backward_low_rank(rec, adapter, "o_proj", dy, LowRank::part(dxa, 1));
+        let dy = self.o_proj.backward_magnitude(rec, adapter, "o_proj", saved.out, LowRank::part(saved.xa, 1), dy);
+        self.o_proj.backward_low_rank(rec, adapter, "o_proj", dy.product, LowRank::part(dxa, 1));
         let inner = needs_dx || self.qkv_proj.is_adapted(adapter);
         let d_qkv = inner.then(|| {
             let d_out = matrix(rec, "d_attention", Rows::TOKENS, saved.out.width);
@@ -214,7 +215,9 @@ impl Attention {
                 let [dq, dk, _] = self.columns(d_qkv);
                 qk_norm_backward(rec, "qk_norm.dx", self.shape, norm, dq, dk);
             }
-            self.qkv_proj.backward_low_rank(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0));
+            let xa = LowRank::part(saved.xa, 0);
+            let d_qkv = self.qkv_proj.backward_magnitude(rec, adapter, "qkv_proj", saved.x, xa, d_qkv);
+            self.qkv_proj.backward_low_rank(rec, adapter, "qkv_proj", d_qkv.product, LowRank::part(dxa, 0));
             d_qkv
         });
         let dx = d_qkv.filter(|_| needs_dx).map(|d_qkv| {
@@ -222,7 +225,8 @@ impl Attention {
             self.qkv_proj.backward(rec, adapter, "qkv_proj", d_qkv, LowRank::part(dxa, 0), dx, Store::Replace);
             dx
         });
-        let linears = [(&self.qkv_proj, saved.x, d_qkv), (&self.o_proj, saved.out, Some(dy))];
+        let d_product = d_qkv.map(|d_qkv| d_qkv.product);
+        let linears = [(&self.qkv_proj, saved.x, d_product), (&self.o_proj, saved.out, Some(dy.product))];
         LowRank::backward(rec, adapter, "lora_grad", linears, saved.xa, dxa);
         dx
     }

@@ -4,16 +4,17 @@
 //! `dB += s dyᵀ xa`, `dA += s dxaᵀ x`, `dx = dy W + s dxa A`. Nothing of the size of W is formed. Under dropout, `xa` and
 //! dA are of `kept ⊙ x`, and `s dxa A` comes back to x through `kept` as well: one mask for all linears that read x.
 
+use super::dora::OutputGrad;
 use super::{Frozen, matrix};
 use crate::gpu::{Buffer, Recording, Rows, Slice};
 use crate::kernels::dropout::{dropped, dropped_gradient, lora_project};
 use crate::kernels::lora_grad::{LoraGroup, lora_grad};
-use crate::kernels::matmul::{Store, Tail, lora_dxa, matmul, matmul_transposed};
+use crate::kernels::matmul::{Affine, Store, Tail, lora_dxa, matmul, matmul_transposed};
 use crate::kernels::rms_norm::After;
 use crate::kernels::segments::Layout;
 use crate::kernels::weight::Weight;
 use crate::kernels::{Columns, Matrix};
-use crate::lora::{AdapterView, LoraFactors, ModuleShape};
+use crate::lora::{AdapterView, DoraFactors, LoraFactors, ModuleShape};
 
 /// Linears whose outputs lie in one matrix.
 pub struct Linear {
@@ -53,6 +54,11 @@ impl Linear {
 
     fn factors<'a>(&self, adapter: &'a AdapterView) -> Option<&'a LoraFactors> {
         adapter.get(&self.modules[0].name)
+    }
+
+    /// The factors with what DoRA adds to them, where it does.
+    pub(super) fn dora<'a>(&self, adapter: &'a AdapterView) -> Option<(&'a LoraFactors, &'a DoraFactors)> {
+        self.factors(adapter).and_then(|lora| Some((lora, lora.dora.as_ref()?)))
     }
 
     /// `x Aᵀ` as a product of its own.
@@ -96,20 +102,30 @@ impl Linear {
         y: Matrix,
         store: Store,
     ) {
-        let tail = self.factors(adapter).zip(xa).map(|(lora, xa)| Tail {
+        let tail = self.tail(adapter, xa);
+        let affine = match (self.dora(adapter), &self.bias) {
+            (Some((_, dora)), _) => Some(Affine::Gain(dora.gains)),
+            (None, Some(bias)) => Some(Affine::Bias(rec.external(bias))),
+            (None, None) => None,
+        };
+        let (x, store) = self.forward_taken_away(rec, adapter, label, x, y, store);
+        for weight in self.weight.weights(rec) {
+            matmul(rec, label, Rows::TOKENS, x, &weight, tail, affine, y, store);
+        }
+    }
+
+    /// LoRA's term of the output.
+    pub(super) fn tail(&self, adapter: &AdapterView, xa: Option<Matrix>) -> Option<Tail> {
+        self.factors(adapter).zip(xa).map(|(lora, xa)| Tail {
             x: xa,
             w: lora.b,
             w_cols: lora.r,
             scale: lora.scaling,
             segments: lora.segments,
-        });
-        let bias = self.bias.as_ref().map(|bias| rec.external(bias));
-        for weight in self.weight.weights(rec) {
-            matmul(rec, label, Rows::TOKENS, x, &weight, tail, bias, y, store);
-        }
+        })
     }
 
-    /// The gradient on `xa` from that on the output.
+    /// The gradient on `xa` from that on the product.
     pub fn backward_low_rank(
         &self,
         rec: &mut Recording,
@@ -128,33 +144,59 @@ impl Linear {
         rec: &mut Recording,
         adapter: &AdapterView,
         label: &str,
-        dy: Matrix,
+        dy: OutputGrad,
         dxa: Option<Matrix>,
         dx: Matrix,
         store: Store,
     ) {
         let factors = self.factors(adapter).zip(dxa);
         let dropped = factors.and_then(|(lora, dxa)| Some((lora, lora.dropout?, dxa)));
-        if let Some((lora, dropout, dxa)) = dropped {
-            // The first term of the sum, as what comes back through the mask cannot be part of one product.
-            let (rank, cols) = (dxa.width, self.weight.cols());
-            let branch = matrix(rec, "d_dropped", Rows::TOKENS, cols);
-            let a = Weight::f32(lora.a, rank, cols);
-            matmul_transposed(rec, &format!("{label}.dxa_A"), Rows::TOKENS, dxa, &a, None, branch, Store::Replace);
-            let apart = matches!(store, Store::GatedBackward { .. });
-            dropped_gradient(rec, &format!("{label}.dropout"), dropout, branch, lora.scaling, dx, apart);
-        }
-        let mut tail = factors.filter(|_| dropped.is_none()).map(|(lora, dxa)| Tail {
+        let mut tail = factors.map(|(lora, dxa)| Tail {
             x: dxa,
             w: lora.a,
             w_cols: self.weight.cols(),
             scale: lora.scaling,
             segments: lora.segments,
         });
+        if let Some((lora, dropout, dxa)) = dropped {
+            // The first term of the sum, as what comes back through the mask cannot be part of one product.
+            let (rank, cols) = (dxa.width, self.weight.cols());
+            let branch = matrix(rec, "d_dropped", Rows::TOKENS, cols);
+            let tail = tail.take();
+            let scale = match dy.dropped {
+                None => {
+                    let a = Weight::f32(lora.a, rank, cols);
+                    let label = format!("{label}.dxa_A");
+                    matmul_transposed(rec, &label, Rows::TOKENS, dxa, &a, None, branch, Store::Replace);
+                    lora.scaling
+                }
+                // With DoRA the weight is in the branch as well.
+                Some(d) => {
+                    self.product_transposed(rec, &format!("{label}.d_dropped"), d, tail, branch, Store::Replace, false);
+                    1.0
+                }
+            };
+            let apart = matches!(store, Store::GatedBackward { .. });
+            dropped_gradient(rec, &format!("{label}.dropout"), dropout, branch, scale, dx, apart);
+        }
+        self.product_transposed(rec, &format!("{label}.dx"), dy.weight, tail, dx, store, dropped.is_some());
+    }
+
+    /// `y = x W` and the tail, after earlier terms where it `is_later`.
+    fn product_transposed(
+        &self,
+        rec: &mut Recording,
+        label: &str,
+        x: Matrix,
+        mut tail: Option<Tail>,
+        y: Matrix,
+        store: Store,
+        is_later: bool,
+    ) {
         let weights = self.weight.weights(rec);
         for (index, weight) in weights.iter().enumerate() {
-            let store = store.term(index > 0 || dropped.is_some(), index + 1 == weights.len());
-            matmul_transposed(rec, &format!("{label}.dx"), Rows::TOKENS, dy, weight, tail.take(), dx, store);
+            let store = store.term(is_later || index > 0, index + 1 == weights.len());
+            matmul_transposed(rec, label, Rows::TOKENS, x, weight, tail.take(), y, store);
         }
     }
 }

@@ -52,7 +52,8 @@ impl Mlp {
     pub fn inner(&self, rec: &mut Recording, adapter: &AdapterView, x: Matrix, xa: Option<LowRank>) -> MlpSaved {
         let gate_up = matrix(rec, "gate_up", Rows::TOKENS, self.gate_up_proj.width());
         let h = matrix(rec, "h", Rows::TOKENS, self.down_proj.weight.cols());
-        let store = if self.is_gated() { Store::Gated(self.act, h) } else { Store::Activated(self.act, h) };
+        let (act, add) = (self.act, false);
+        let store = if self.is_gated() { Store::Gated { act, h, add } } else { Store::Activated { act, h, add } };
         self.gate_up_proj.project_dropped(rec, adapter, "gate_up_proj", x, LowRank::part(xa, 0));
         self.gate_up_proj.forward(rec, adapter, "gate_up_proj", x, LowRank::part(xa, 0), gate_up, store);
         self.down_proj.project(rec, adapter, "down_proj", h, LowRank::part(xa, 1));
@@ -77,24 +78,27 @@ impl Mlp {
     ) -> Option<Matrix> {
         let dxa = self.low_rank(rec, adapter, "dxa");
         let (gate_up, down) = (&self.gate_up_proj, &self.down_proj);
-        down.backward_low_rank(rec, adapter, "down_proj", dy, LowRank::part(dxa, 1));
+        let dy = down.backward_magnitude(rec, adapter, "down_proj", saved.h, LowRank::part(saved.xa, 1), dy);
+        down.backward_low_rank(rec, adapter, "down_proj", dy.product, LowRank::part(dxa, 1));
         let inner = needs_dx || gate_up.is_adapted(adapter);
-        let d_gate_up = inner.then(|| matrix(rec, "d_gate_up", Rows::TOKENS, gate_up.width()));
-        if let Some(d) = d_gate_up {
+        let d_gate_up = inner.then(|| {
+            let d = matrix(rec, "d_gate_up", Rows::TOKENS, gate_up.width());
             let (act, before, add, finish) = (self.act, saved.gate_up, false, true);
             let store = match self.is_gated() {
                 true => Store::GatedBackward { act, gate_up: before, add, finish },
                 false => Store::ActivatedBackward { act, before, add, finish },
             };
             down.backward(rec, adapter, "down_proj", dy, LowRank::part(dxa, 1), d, store);
-            gate_up.backward_low_rank(rec, adapter, "gate_up_proj", d, LowRank::part(dxa, 0));
-        }
+            let d = gate_up.backward_magnitude(rec, adapter, "gate_up_proj", saved.x, LowRank::part(saved.xa, 0), d);
+            gate_up.backward_low_rank(rec, adapter, "gate_up_proj", d.product, LowRank::part(dxa, 0));
+            d
+        });
         let dx = d_gate_up.filter(|_| needs_dx).map(|d| {
             let dx = matrix(rec, "dx", Rows::TOKENS, saved.x.width);
             gate_up.backward(rec, adapter, "gate_up_proj", d, LowRank::part(dxa, 0), dx, Store::Replace);
             dx
         });
-        let linears = [(gate_up, saved.x, d_gate_up), (down, saved.h, Some(dy))];
+        let linears = [(gate_up, saved.x, d_gate_up.map(|d| d.product)), (down, saved.h, Some(dy.product))];
         LowRank::backward(rec, adapter, "lora_grad", linears, saved.xa, dxa);
         dx
     }

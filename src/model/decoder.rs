@@ -213,8 +213,10 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = cache.map(|cache| (cache, index));
             let rope = &self.ropes[layer.rope];
-            let (next, layer_saved) =
-                rec.scope(&format!("layers.{index}"), |rec| layer.forward(rec, batch, adapter, rope, cache, hidden));
+            let (next, layer_saved) = rec.scope(&format!("layers.{index}"), |rec| {
+                layer.linears().into_iter().for_each(|linear| linear.gains(rec, adapter));
+                layer.forward(rec, batch, adapter, rope, cache, hidden)
+            });
             hidden = next;
             saved.push(layer_saved);
         }
@@ -223,10 +225,7 @@ impl Decoder {
 
     /// Its linears, in the order in which they run; those that read one matrix are one.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(|layer| {
-            let (attn, mlp) = (&layer.self_attn, &layer.mlp);
-            [&attn.qkv_proj, &attn.o_proj, &mlp.gate_up_proj, &mlp.down_proj]
-        })
+        self.layers.iter().flat_map(Layer::linears)
     }
 }
 
@@ -367,6 +366,11 @@ impl Layer {
         });
         let Some(d_normed) = d_normed else { return };
         self.input_norm.backward(rec, "input_norm", Rows::TOKENS, &norm, d_normed, d, true);
+    }
+
+    fn linears(&self) -> [&Linear; 4] {
+        let Self { self_attn, mlp, .. } = self;
+        [&self_attn.qkv_proj, &self_attn.o_proj, &mlp.gate_up_proj, &mlp.down_proj]
     }
 
     fn is_adapted(&self, adapter: &AdapterView) -> bool {

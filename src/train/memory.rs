@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub struct MemoryPlan {
     /// The model: weights as their files have them, and its tables.
     pub weights: u64,
-    /// A and B of every adapted linear.
+    /// A and B of every adapted linear, and what DoRA has besides.
     pub adapter: u64,
     /// Gradients, both moments, and what the optimiser needs besides.
     pub optimizer: u64,
@@ -103,7 +103,7 @@ impl MemoryPlan {
             true => References::new(paper, model, 0, max_tokens).await?.size_bytes(),
             false => 0,
         };
-        let (adapter, optimizer) = (adapter.params().size_bytes(), trainer.optimizer_bytes());
+        let (adapter, optimizer) = (adapter.size_bytes(), trainer.optimizer_bytes());
         let (activations, all) = (trainer.activation_bytes(), trainer.size_bytes() + evaluation + references);
         let workspace = all - optimizer - activations;
         let total = weights + adapter + all;

@@ -123,7 +123,7 @@ export function keepStep(app: App, settings: Settings): void {
 function cardOf({ model, dataset, adapter, lastLoss }: State): Omit<AdapterCard, 'name'> {
   const facts: Record<string, string> = {};
   if (adapter) {
-    facts['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}`;
+    facts['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}${adapter.useDora ? ', DoRA' : ''}`;
     facts['Target modules'] = adapter.targetModules.join(', ');
     facts['Steps'] = formatCount(adapter.trainedSteps);
   }

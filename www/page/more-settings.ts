@@ -16,6 +16,10 @@ export const MORE: readonly (Setting & { of: Of })[] = [
   { of: 'training', name: 'labelSmoothingFactor', label: 'Label smoothing', hint: 'Share of each answer that is spread over all tokens, against being too sure. 0.1 is usual.', value: '' },
   { of: 'training', name: 'earlyStoppingPatience', label: 'Patience', hint: 'Ends after so many evaluations that were no better. Needs examples that are held out.', value: '' },
 ];
+/** Off unless they are ticked. */
+export const CHECKS: readonly { of: Of; name: string; label: string; hint: string }[] = [
+  { of: 'adapter', name: 'useDora', label: 'Magnitudes apart (DoRA)', hint: 'Learns how long the rows of a matrix are apart from where they point: often better at low ranks, and slower.' },
+];
 /** The first of each is the engine's own. */
 export const CHOICES: readonly { of: Of; name: string; label: string; hint: string; options: Record<string, string> }[] = [
   {

@@ -3,7 +3,7 @@
 import type { AdapterOptions, LoadDatasetOptions, Schedule, TrainOptions, WebLoraError } from 'web-lora';
 import { byId, element, showText } from './dom.js';
 import { check, field, notes, type Setting } from './fields.js';
-import { CHOICES, MORE, type Of } from './more-settings.js';
+import { CHECKS, CHOICES, MORE, type Of } from './more-settings.js';
 import type { Sample } from './samples.js';
 
 const NUMBERS: Setting[] = [
@@ -94,6 +94,7 @@ export class Settings {
       const input = byId<HTMLInputElement | HTMLSelectElement>(`setting-${name}`);
       input.value = String(values[name] ?? (input instanceof HTMLSelectElement ? input.options[0]?.value : ''));
     }
+    for (const { name } of CHECKS) this.#input(name).checked = values[name] === true;
     const { schedule, useRslora, targetModules, samplePrompts } = values;
     this.#input('samplePrompts').value = Array.isArray(samplePrompts) ? String(samplePrompts[0] ?? '') : '';
     if (typeof schedule === 'string' && schedule in SCHEDULES) byId<HTMLSelectElement>('setting-schedule').value = schedule;
@@ -173,17 +174,20 @@ export class Settings {
       for (const [value, text] of Object.entries(choice.options)) select.add(new Option(text, value));
       fields.append(field(choice, select));
     }
+    fields.append(...CHECKS.map(({ name, label, hint }) => check(name, label, hint)));
     return element('details', { className: 'fold wide' }, element('summary', { text: 'More settings' }), fields);
   }
 
   /** What was said of those that need not be. */
-  #given(of: Of): Record<string, string | number> {
+  #given(of: Of): Record<string, string | number | boolean> {
     const value = (name: string) => byId<HTMLInputElement | HTMLSelectElement>(`setting-${name}`).value.trim();
     const numbers = MORE.filter((setting) => setting.of === of && value(setting.name) !== '');
     const choices = CHOICES.filter((choice) => choice.of === of && value(choice.name) !== '');
+    const checks = CHECKS.filter((setting) => setting.of === of && this.#input(setting.name).checked);
     return Object.fromEntries([
       ...numbers.map(({ name }) => [name, Number(value(name))]),
       ...choices.map(({ name }) => [name, value(name)]),
+      ...checks.map(({ name }) => [name, true]),
     ]);
   }
 

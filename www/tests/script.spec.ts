@@ -34,4 +34,9 @@ test('settings have the names and meanings of transformers', () => {
   expect(script({ loss: 'dpo', beta: 0.3 })).toContain('trainer = DPOTrainer(');
   expect(script({ evalSteps: 5 })).not.toContain('eval_steps');
   expect(script({ evalSteps: 5 }, { evalShare: 0.1 })).toContain('eval_steps=5,');
+  const lora = (adapter: object) => trainingScript({ ...settings('plain'), adapter });
+  for (const adapter of [{ initLoraWeights: 'pissa', loraDropout: 0.1, useDora: true }, { useDora: false }]) {
+    const said = ['init_lora_weights="pissa",', 'lora_dropout=0.1,', 'use_dora=True,'].map((line) => lora(adapter).includes(line));
+    expect(said).toEqual(Array(3).fill(adapter.useDora));
+  }
 });

@@ -17,9 +17,9 @@ enum Kind {
     Replace,
     Add,
     Residual,
-    Gated,
+    Gated { add: bool },
     GatedBackward { add: bool, finish: bool },
-    Activated,
+    Activated { add: bool },
     ActivatedBackward { add: bool, finish: bool },
 }
 use Kind::*;
@@ -40,13 +40,15 @@ struct Spec {
     kind: Kind,
     act: Activation,
     bias: bool,
+    /// DoRA's factors of the columns, beside a bias.
+    gain: bool,
 }
 
 impl Spec {
     fn new(transposed: bool, dtype: DType, n_tokens: usize, n: usize, k: usize, rank: usize, kind: Kind) -> Self {
         let (widths, layout, adapted) = (vec![n], Layout::SideBySide, vec![rank > 0]);
-        let (act, bias) = (Activation::Silu, false);
-        Self { transposed, dtype, n_tokens, widths, layout, adapted, k, rank, kind, act, bias }
+        let (act, bias, gain) = (Activation::Silu, false, false);
+        Self { transposed, dtype, n_tokens, widths, layout, adapted, k, rank, kind, act, bias, gain }
     }
 
     fn gelu(self) -> Self {
@@ -55,6 +57,10 @@ impl Spec {
 
     fn biased(self) -> Self {
         Self { bias: true, ..self }
+    }
+
+    fn gained(self) -> Self {
+        Self { gain: true, ..self.biased() }
     }
 
     /// A single linear may be as wide as it likes; several are padded to eights.
@@ -151,17 +157,22 @@ fn stored(
     y: &[f64],
     other: &[f64],
 ) -> (Vec<f64>, Option<Vec<f64>>) {
-    let sum = |a: &[f64]| product.iter().zip(a).map(|(p, a)| p + a).collect();
+    let sum = |a: &[f64]| -> Vec<f64> { product.iter().zip(a).map(|(p, a)| p + a).collect() };
     match kind {
         Replace => (product.to_vec(), None),
         Add => (sum(y), None),
         Residual => (sum(other), None),
-        Gated => {
+        Gated { add } => {
+            let product = if add { sum(y) } else { product.to_vec() };
             let eights = product.chunks(8);
             let h = eights.flat_map(|eight| (0..4).map(|i| act(f, eight[i]).0 * eight[i + 4])).collect();
-            (product.to_vec(), Some(h))
+            (product, Some(h))
         }
-        Activated => (product.to_vec(), Some(product.iter().map(|&x| act(f, x).0).collect())),
+        Activated { add } => {
+            let product = if add { sum(y) } else { product.to_vec() };
+            let h = product.iter().map(|&x| act(f, x).0).collect();
+            (product, Some(h))
+        }
         ActivatedBackward { add, finish } => {
             let dh = if add { sum(y) } else { product.to_vec() };
             let slope = |(dh, &x): (&f64, &f64)| if finish { dh * act(f, x).1 } else { *dh };
@@ -198,15 +209,17 @@ fn case(spec: &Spec) -> Case {
     let y_width = if gated_backward { 2 * stride(product_width) } else { product_width };
     let x = random_matrix(n_tokens, x_width, 2);
     let y = match spec.kind {
-        Add | GatedBackward { add: true, .. } | ActivatedBackward { add: true, .. } => {
-            random_matrix(n_tokens, y_width, 3)
-        }
+        Add
+        | Gated { add: true }
+        | Activated { add: true }
+        | GatedBackward { add: true, .. }
+        | ActivatedBackward { add: true, .. } => random_matrix(n_tokens, y_width, 3),
         // Columns that are not written stay.
         GatedBackward { finish: false, .. } => vec![7.0; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
         _ => vec![f32::NAN; Matrix::size_bytes(n_tokens, y_width) as usize / 4],
     };
-    let writes_h = matches!(spec.kind, Gated | Activated);
-    let other_width = if spec.kind == Gated { y_width / 2 } else { y_width };
+    let writes_h = matches!(spec.kind, Gated { .. } | Activated { .. });
+    let other_width = if matches!(spec.kind, Gated { .. }) { y_width / 2 } else { y_width };
     let other = random_matrix(n_tokens, other_width, 6);
     let [tail_columns, tail_rows, tail_cols] = spec.tail_sizes();
     let tail_x = random_matrix(n_tokens, tail_columns, 4);
@@ -214,9 +227,12 @@ fn case(spec: &Spec) -> Case {
 
     let w = f64s(&pad_rows(&dequantize(spec.dtype, &blocks), k));
     let mut product = products(&spec, &f64s(&x), &w, &f64s(&tail_x), &f64s(&tail_w));
-    let bias = random_matrix(1, y_width, 7);
+    let [bias, gain] = [7, 8].map(|seed| random_matrix(1, y_width, seed)[..stride(y_width)].to_vec());
+    if spec.gain {
+        product.iter_mut().zip(gain.iter().cycle()).for_each(|(y, &gain)| *y *= f64::from(gain));
+    }
     if spec.bias {
-        let columns = bias[..stride(y_width)].iter().cycle();
+        let columns = bias.iter().cycle();
         product.iter_mut().zip(columns).for_each(|(y, &b)| *y += f64::from(b));
     }
     let rows = n_tokens * stride(y_width);
@@ -226,7 +242,7 @@ fn case(spec: &Spec) -> Case {
     let [x_at, y_at, tail_x_at, tail_w_at] = [&x, &y, &tail_x, &tail_w].map(|values| case.buffer(values));
     let (values_at, scales_at) = (case.buffer(&values), case.buffer(&scales));
     let other_at = if writes_h { case.output(other.len()) } else { case.buffer(&other) };
-    let bias_at = case.buffer(&bias);
+    let affine_at = case.buffer(&if spec.gain { [gain, bias].concat() } else { bias });
     // Weights reach 1 in magnitude, 2.5 in the widest block types; tail products scale·strength = 1.5.
     let sum = Tolerance::sum(x_width + tail_columns, 2.5);
     // Gate and up multiply each other, and both may reach the root of their number of terms.
@@ -254,16 +270,20 @@ fn case(spec: &Spec) -> Case {
             Replace => Store::Replace,
             Add => Store::Add,
             Residual => Store::Residual(other),
-            Gated => Store::Gated(spec.act, other),
+            Gated { add } => Store::Gated { act: spec.act, h: other, add },
             GatedBackward { add, finish } => Store::GatedBackward { act: spec.act, gate_up: other, add, finish },
-            Activated => Store::Activated(spec.act, other),
+            Activated { add } => Store::Activated { act: spec.act, h: other, add },
             ActivatedBackward { add, finish } => Store::ActivatedBackward { act: spec.act, before: other, add, finish },
         };
         let (x, y) = (matrix(x_at, x_width), matrix(y_at, y_width));
         if spec.transposed {
             matmul_transposed(rec, "product", Rows::TOKENS, x, &w, tail, y, store);
         } else {
-            matmul(rec, "product", Rows::TOKENS, x, &w, tail, spec.bias.then_some(b[bias_at]), y, store);
+            let affine = match spec.gain {
+                true => Some(Affine::Gain(b[affine_at])),
+                false => spec.bias.then_some(Affine::Bias(b[affine_at])),
+            };
+            matmul(rec, "product", Rows::TOKENS, x, &w, tail, affine, y, store);
         }
     });
     case
@@ -297,7 +317,7 @@ fn the_way_back_is_the_gradient() {
         products(&spec(false, Replace), x, &w, &xa, &b)
     };
     let loss = |x: &[f64]| -> f64 {
-        let (_, h) = stored((Gated, Activation::GeluTanh), n, &gate_up(x), &[], &[]);
+        let (_, h) = stored((Gated { add: false }, Activation::GeluTanh), n, &gate_up(x), &[], &[]);
         h.unwrap_or_default().iter().zip(c.chunks(8).flat_map(|row| &row[..n / 2])).map(|(h, c)| h * c).sum()
     };
     let dh: Vec<f64> = c.chunks(8).flat_map(|row| row[..n / 2].to_vec()).collect();
@@ -369,13 +389,17 @@ fn cases(transposed: bool) -> Vec<Case> {
             }
             specs.push(new(DType::F32, t, 31, 77, 3, GatedBackward { add: false, finish: true }).gelu());
         } else {
-            specs.push(several(&[20, 20], &[false, true], turns, t, 12, 3, Gated).gelu());
-            specs.push(several(&[77, 77], &[true, true], turns, t, 40, 9, Gated));
-            specs.push(several(&[80, 80], &[false, false], turns, t, 40, 1, Gated));
-            specs.push(several(&[156], &[true], Layout::Halves, t, 40, 3, Gated));
-            specs.push(new(DType::F32, t, 77, 31, 3, Activated).gelu().biased());
+            specs.push(several(&[20, 20], &[false, true], turns, t, 12, 3, Gated { add: false }).gelu());
+            specs.push(several(&[77, 77], &[true, true], turns, t, 40, 9, Gated { add: false }));
+            specs.push(several(&[80, 80], &[false, false], turns, t, 40, 1, Gated { add: false }));
+            specs.push(several(&[156], &[true], Layout::Halves, t, 40, 3, Gated { add: false }));
+            specs.push(new(DType::F32, t, 77, 31, 3, Activated { add: false }).gelu().biased());
             specs.push(several(&[60, 20, 20], &[true, false, true], beside, t, 44, 5, Replace).biased());
             specs.push(new(DType::Q8_0, t, 45, 64, 0, Residual).biased());
+            specs.push(new(DType::Q8_0, t, 45, 64, 3, Residual).gained());
+            specs.push(several(&[77, 77], &[true, true], turns, t, 40, 9, Gated { add: true }).gained());
+            specs.push(new(DType::F32, t, 77, 31, 3, Activated { add: true }).gained());
+            specs.push(several(&[60, 20, 20], &[true, false, true], beside, t, 44, 5, Replace).gained());
         }
     }
     specs.iter().map(case).collect()

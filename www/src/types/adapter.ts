@@ -6,6 +6,11 @@ export interface AdapterOptions {
   loraAlpha?: number;
   useRslora?: boolean;
   /**
+   * DoRA: how long each row of a weight is is trained apart from where it points. A step takes longer, and what is saved
+   * goes to PEFT and mlx-lm, not to llama.cpp.
+   */
+  useDora?: boolean;
+  /**
    * How it begins: at random with B zero, as is the default and `gaussian`; or from the weights, of which it takes over the
    * largest part and of which only the change is trained (`pissa`, faster as `pissa_niter_16`, and `olora`). What is saved
    * then is a plain adapter of twice the rank.
@@ -37,6 +42,7 @@ export interface AdapterInfo {
   r: number;
   loraAlpha: number;
   useRslora: boolean;
+  useDora: boolean;
   targetModules: string[];
   /** Trained numbers in the adapter. */
   parameters: number;

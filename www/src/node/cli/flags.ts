@@ -28,6 +28,7 @@ export const ADAPTER_FLAGS = {
   r: ['number', 'rank of the adapter'],
   loraAlpha: ['number', 'its scale is alpha / r'],
   useRslora: ['flag', 'its scale is alpha / √r'],
+  useDora: ['flag', 'DoRA: magnitudes of the weights’ rows are trained apart from their directions'],
   initLoraWeights: ['text', 'how it begins: default, gaussian, pissa, pissa_niter_16 or olora'],
   loraDropout: ['number', 'probability that an input of the adapter is dropped in training'],
   targetModules: ['texts', 'modules to adapt: q_proj,v_proj, a regular expression, or all-linear'],
