@@ -504,9 +504,14 @@ pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 /// `W + scaling · B A`, the weight that needs no adapter: W and the result `[out, in]`, sums in f64.
 pub fn merged(weight: &[f32], a: &HostMatrix, b: &HostMatrix, scaling: f32) -> Vec<f32> {
-    let delta = |row: usize, col: usize| -> f64 {
-        (0..a.rows).map(|r| f64::from(b.data[row * b.cols + r]) * f64::from(a.data[r * a.cols + col])).sum()
-    };
-    let add = |(at, &w): (usize, &f32)| (f64::from(w) + f64::from(scaling) * delta(at / a.cols, at % a.cols)) as f32;
-    weight.iter().enumerate().map(add).collect()
+    let mut out = Vec::with_capacity(weight.len());
+    let mut delta = vec![0.0; a.cols];
+    for (weight, b) in weight.chunks_exact(a.cols).zip(b.data.chunks_exact(b.cols)) {
+        delta.fill(0.0);
+        for (&b, a) in b.iter().zip(a.data.chunks_exact(a.cols)) {
+            delta.iter_mut().zip(a).for_each(|(sum, &a)| *sum += f64::from(b) * f64::from(a));
+        }
+        out.extend(weight.iter().zip(&delta).map(|(&w, delta)| (f64::from(w) + f64::from(scaling) * delta) as f32));
+    }
+    out
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
+use serde_json::json;
 use tokenizers::Tokenizer as Encoder;
 
 use crate::{Error, Result};
@@ -102,6 +103,24 @@ impl Tokenizer {
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The same as a tokenizer.json, which also says whether a text begins with [`Self::bos`].
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let failed = |error: serde_json::Error| Error::BadFile { file: self.file.clone(), message: error.to_string() };
+        let mut json = serde_json::to_value(&self.encoder).map_err(failed)?;
+        if let Some((bos, id)) = self.bos.filter(|_| self.add_bos).and_then(|id| Some((self.token(id)?, id))) {
+            let special = json!({ "SpecialToken": { "id": bos, "type_id": 0 } });
+            let text = |id: &str, type_id: u32| json!({ "Sequence": { "id": id, "type_id": type_id } });
+            let second = json!({ "SpecialToken": { "id": bos, "type_id": 1 } });
+            json["post_processor"] = json!({
+                "type": "TemplateProcessing",
+                "single": [special, text("A", 0)],
+                "pair": [special, text("A", 0), second, text("B", 1)],
+                "special_tokens": { &bos: { "id": bos, "ids": [id], "tokens": [bos] } },
+            });
+        }
+        serde_json::to_vec(&json).map_err(failed)
     }
 
     /// Begins decoding ids as they come.
