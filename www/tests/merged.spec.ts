@@ -50,6 +50,13 @@ test('written to a folder and checked, and as a zip where there are no folders',
   expect(Number(off)).toBeLessThan(1e-4 * Number(moved));
   expect(Number(moved)).toBeGreaterThan(1);
 
+  // llama.cpp's format comes back as the same adapter.
+  await page.selectOption('#keep-format', 'gguf');
+  const facts = await studio.get('#keep-facts').textContent();
+  await page.setInputFiles('#keep-zip', await studio.download('#keep-download'));
+  await expect(page.locator('#announcer')).toHaveText('The adapter is loaded. You can compare the answers now.');
+  expect(await studio.get('#keep-facts').textContent()).toBe(facts);
+
   await page.addInitScript(() => Object.assign(window, { showDirectoryPicker: undefined }));
   await studio.open();
   await withAdapter(studio);
