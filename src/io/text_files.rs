@@ -22,6 +22,9 @@ const TEXT_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
+/// A file under the name that it is looked for by.
+pub(crate) type NamedSource = (String, Rc<dyn ByteSource>);
+
 /// Where the files of a written tokenizer come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,10 +56,7 @@ impl Checkpoint {
     }
 
     /// The files about the tokenizer, by name, of those that the model was opened from; made where there are none.
-    pub(crate) fn text_files(
-        &self,
-        files: &[Rc<dyn ByteSource>],
-    ) -> Result<(TokenizerFiles, Vec<(String, Rc<dyn ByteSource>)>)> {
+    pub(crate) fn text_files(&self, files: &[Rc<dyn ByteSource>]) -> Result<(TokenizerFiles, Vec<NamedSource>)> {
         let mut given = vec![];
         for name in TEXT_FILES {
             given.extend(find(files, name)?.map(|file| (name.to_owned(), file.clone())));
@@ -96,8 +96,8 @@ impl Checkpoint {
             ("tokenizer_config.json", pretty(settings)),
             ("generation_config.json", pretty(generation)),
         ];
-        let source = |(name, bytes): (&str, Vec<u8>)| {
-            (name.to_owned(), Rc::new(MemorySource::new(name, bytes)) as Rc<dyn ByteSource>)
+        let source = |(name, bytes): (&str, Vec<u8>)| -> NamedSource {
+            (name.to_owned(), Rc::new(MemorySource::new(name, bytes)))
         };
         Ok((TokenizerFiles::Made, made.map(source).to_vec()))
     }

@@ -109,6 +109,7 @@ export const ONLY_TELLS: readonly CommandName[] = [
   'inspectAdapter',
   'compressAdapter',
   'combineAdapters',
+  'logits',
   'saveState',
 ];
 
