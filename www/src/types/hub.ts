@@ -79,6 +79,7 @@ export interface PushOptions extends Stoppable {
   title?: string;
   /** Of a mirror; https://huggingface.co where not given. */
   endpoint?: string;
+  /** Called often, with bytes of the files that have arrived. */
   onProgress?: (progress: Progress) => void;
 }
 
