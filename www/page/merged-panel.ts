@@ -100,7 +100,11 @@ export function mergedPanel(app: App, title: () => string): void {
   const describe = () => {
     if (!model) return;
     const size = `It takes about ${formatBytes(model.parameters * BYTES[dtype.value as MergeDType])}.`;
-    const quantised = `The base is loaded as ${model.dtype}: merged are the numbers that its blocks stand for. Made into ${model.dtype} again, the model would lose most of what was learned, which is smaller than the steps between the numbers of a block; keep the adapter for that.`;
+    const quantised = [
+      `The base is loaded as ${model.dtype}: merged are the numbers that its blocks stand for.`,
+      `Made into ${model.dtype} again, the model would lose most of what was learned, which is smaller than the steps`,
+      'between the numbers of a block; keep the adapter for that.',
+    ].join(' ');
     byId('merged-hint').textContent = PLAIN.includes(model.dtype) ? size : `${size} ${quantised}`;
   };
   dtype.addEventListener('change', describe);
