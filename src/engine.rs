@@ -30,6 +30,7 @@ use crate::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, Quantization,
 use crate::kernels::probe;
 use crate::lora::{Adapter, ModuleGroup};
 use crate::low_rank::{AdapterCost, ModuleCost};
+use crate::merge::{MergeOptions, Merged, merge};
 use crate::model::{self, Decoder};
 use crate::train::{Evaluator, MAX_TOKENS, MemoryPlan};
 use crate::{Error, Result};
@@ -47,11 +48,29 @@ struct Loaded {
     name: String,
     /// On the GPU.
     weight_bytes: u64,
+    /// What it was opened from, and what its matrices were made into.
+    files: Vec<Rc<dyn ByteSource>>,
+    quantize: Option<Quantization>,
     tokenizer: Result<Tokenizer>,
     template: Option<ChatTemplate>,
 }
 
 impl Loaded {
+    /// The tokens of a prompt, with what the model's template or tokenizer puts before it.
+    fn ids(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer.as_ref().map_err(Error::clone)?;
+        let ids = match (prompt, &self.template) {
+            (Prompt::Messages(messages), Some(template)) => tokenizer.encode(&template.render(messages, true)?)?,
+            (Prompt::Messages(_), None) => return not_ready("the model has no chat template; give a plain prompt"),
+            (Prompt::Text(text), _) => {
+                let bos = tokenizer.bos().filter(|_| tokenizer.add_bos);
+                bos.into_iter().chain(tokenizer.encode(text)?).collect()
+            }
+        };
+        self.check_ids(&ids)?;
+        Ok(ids)
+    }
+
     /// Refuses tokens that the model has no embedding for. Tokenizers may name more than the model has: Gemma's has one
     /// for pictures.
     fn check_ids<'a>(&self, ids: impl IntoIterator<Item = &'a u32>) -> Result<()> {
@@ -190,14 +209,15 @@ impl Engine {
             layers: config.num_hidden_layers,
             context_length: decoder.context_length(),
             vocab_size: config.vocab_size,
-            dtype: commonest_dtype(&checkpoint),
+            dtype: checkpoint.commonest_dtype().map_or_else(String::new, |dtype| dtype.to_string()),
             quantization: checkpoint.quantization_error(),
             target_modules: kinds(&decoder.modules()),
             has_tokenizer: tokenizer.is_ok(),
             has_chat_template: template.is_some(),
         };
         let name = checkpoint.name().to_owned();
-        self.model = Some(Loaded { decoder, name, weight_bytes, tokenizer, template });
+        let (files, quantize) = (files.to_vec(), options.quantize);
+        self.model = Some(Loaded { decoder, name, weight_bytes, files, quantize, tokenizer, template });
         Ok(info)
     }
 
@@ -323,6 +343,13 @@ impl Engine {
         self.set_adapter(adapter)
     }
 
+    /// An adapter in llama.cpp's format as PEFT's `(adapter_config.json, adapter_model.safetensors)`, for the loaded model.
+    pub async fn read_adapter_gguf(&self, file: &Rc<dyn ByteSource>) -> Result<(Vec<u8>, Vec<u8>)> {
+        let base = self.model()?.decoder.config();
+        let heads = [base.num_attention_heads, base.num_key_value_heads];
+        Ok(AdapterFile::parse_gguf(file, &base.model_type, heads).await?.write())
+    }
+
     fn set_adapter(&mut self, adapter: Adapter) -> Result<AdapterInfo> {
         self.gpu.check()?;
         self.end_training();
@@ -354,11 +381,37 @@ impl Engine {
         self.adapter_file().await?.write_mlx(base.num_hidden_layers)
     }
 
+    /// The model with its adapter as one model's files, whose weights are read again from where the model was loaded from
+    /// when the files are read. What is done with this engine later changes nothing in them.
+    pub async fn merge(&self, options: &MergeOptions) -> Result<Merged> {
+        let Loaded { files, quantize, .. } = self.model()?;
+        let adapter = self.adapter_file().await?;
+        merge(open(files, *quantize).await?, files, &adapter, options)
+    }
+
     async fn adapter_file(&self) -> Result<AdapterFile> {
         match &self.adapter {
             None => not_ready("make or load an adapter first"),
             Some((adapter, _)) => adapter.to_file(&self.gpu).await,
         }
+    }
+
+    /// The logits `[vocab_size]` of the token after `prompt`, with so much of the adapter as `strength` says.
+    pub async fn logits(&mut self, prompt: &Prompt, strength: f32) -> Result<Vec<f32>> {
+        GenerateOptions { strength, ..Default::default() }.validate()?;
+        self.make_generator().await?;
+        let (Some(model), Some(generator)) = (&self.model, &self.generator) else { unreachable!("made above") };
+        generator.prompt(&model.ids(prompt)?, strength).await
+    }
+
+    async fn make_generator(&mut self) -> Result<()> {
+        let model = self.model.as_ref().map_or_else(|| not_ready("load a model first"), Ok)?;
+        if self.generator.is_none() {
+            let adapter = self.adapter.as_ref().map(|(adapter, _)| adapter);
+            let n_positions = model.decoder.context_length();
+            self.generator = Some(Generator::new(self.gpu.clone(), &model.decoder, adapter, n_positions).await?);
+        }
+        Ok(())
     }
 
     /// Answers `prompt`. `on_text` is told text as it comes and returns false to stop.
@@ -369,23 +422,10 @@ impl Engine {
         mut on_text: impl FnMut(&str) -> bool,
     ) -> Result<Generated> {
         options.validate()?;
-        let model = self.model.as_ref().map_or_else(|| not_ready("load a model first"), Ok)?;
+        self.make_generator().await?;
+        let (Some(model), Some(generator)) = (&self.model, &self.generator) else { unreachable!("made above") };
+        let ids = model.ids(prompt)?;
         let tokenizer = model.tokenizer.as_ref().map_err(Error::clone)?;
-        let ids = match (prompt, &model.template) {
-            (Prompt::Messages(messages), Some(template)) => tokenizer.encode(&template.render(messages, true)?)?,
-            (Prompt::Messages(_), None) => return not_ready("the model has no chat template; give a plain prompt"),
-            (Prompt::Text(text), _) => {
-                let bos = tokenizer.bos().filter(|_| tokenizer.add_bos);
-                bos.into_iter().chain(tokenizer.encode(text)?).collect()
-            }
-        };
-        model.check_ids(&ids)?;
-        if self.generator.is_none() {
-            let adapter = self.adapter.as_ref().map(|(adapter, _)| adapter);
-            let n_positions = model.decoder.context_length();
-            self.generator = Some(Generator::new(self.gpu.clone(), &model.decoder, adapter, n_positions).await?);
-        }
-        let Some(generator) = &self.generator else { unreachable!("made above") };
         let mut stream = tokenizer.decode_stream(true);
         let mut text = String::new();
         let mut failed = None;
@@ -463,12 +503,4 @@ fn kinds(groups: &[ModuleGroup]) -> Vec<String> {
         }
     }
     kinds
-}
-
-fn commonest_dtype(checkpoint: &Checkpoint) -> String {
-    let mut bytes = std::collections::BTreeMap::new();
-    for tensor in checkpoint.tensors() {
-        *bytes.entry(tensor.dtype).or_insert(0) += tensor.rows() as u64 * tensor.cols() as u64;
-    }
-    bytes.into_iter().max_by_key(|(_, numbers)| *numbers).map_or_else(String::new, |(dtype, _)| dtype.to_string())
 }

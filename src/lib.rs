@@ -17,6 +17,7 @@
 //! init             a fresh adapter; first factors made of the weights                   init::adapter
 //! low_rank         what ΔW = scaling · B A is: cost, singular values, smaller ranks, sums    low_rank::spectrum
 //! train, generate  the recorded training step; prompt and token-by-token passes  train::Trainer, generate::Generator
+//! merge            base and adapter as one model's files                         merge::merge
 //! profile          where the time of a step goes                                 profile::Profile
 //! engine           the one object users drive                                    engine::Engine
 //! bench            what a device makes of it all, for `make bench`               bench::measure
@@ -140,6 +141,7 @@ pub mod kernels;
 pub mod layers;
 pub mod lora;
 pub mod low_rank;
+pub mod merge;
 pub mod model;
 pub mod profile;
 pub mod train;

@@ -592,15 +592,17 @@ pub fn merged(
     magnitude: Option<&HostMatrix>,
     scaling: f32,
 ) -> Vec<f32> {
-    let delta = |row: usize, col: usize| -> f64 {
-        (0..a.rows).map(|r| f64::from(b.data[row * b.cols + r]) * f64::from(a.data[r * a.cols + col])).sum()
-    };
-    let rows = weight.chunks(a.cols).enumerate().flat_map(|(row, weight)| {
-        let add = |(col, &w): (usize, &f32)| f64::from(w) + f64::from(scaling) * delta(row, col);
-        let sum: Vec<f64> = weight.iter().enumerate().map(add).collect();
+    let mut out = Vec::with_capacity(weight.len());
+    let mut sum = vec![0.0; a.cols];
+    for (row, (weight, b)) in weight.chunks_exact(a.cols).zip(b.data.chunks_exact(b.cols)).enumerate() {
+        sum.fill(0.0);
+        for (&b, a) in b.iter().zip(a.data.chunks_exact(a.cols)) {
+            sum.iter_mut().zip(a).for_each(|(sum, &a)| *sum += f64::from(b) * f64::from(a));
+        }
+        sum.iter_mut().zip(weight).for_each(|(sum, &w)| *sum = f64::from(w) + f64::from(scaling) * *sum);
         let gain = magnitude
             .map_or(1.0, |magnitude| f64::from(magnitude.data[row]) / sum.iter().map(|v| v * v).sum::<f64>().sqrt());
-        sum.into_iter().map(move |v| (gain * v) as f32)
-    });
-    rows.collect()
+        out.extend(sum.iter().map(|v| (gain * v) as f32));
+    }
+    out
 }

@@ -18,7 +18,7 @@ pub use spectrum::{AdapterSpectrum, ModuleSpectrum, spectrum};
 use nalgebra::DMatrix;
 use serde::Serialize;
 
-use crate::io::{AdapterFile, LoraConfig, Matrix};
+use crate::io::{AdapterFile, FactorPair, LoraConfig, Matrix, factor_pairs};
 use crate::{Error, Result};
 use svd::{Product, Svd};
 
@@ -66,29 +66,8 @@ fn mismatch<T>(message: String) -> Result<T> {
 /// The pairs of a file in the order of their names.
 fn pairs(file: &AdapterFile) -> Result<Vec<Pair<'_>>> {
     file.refuse_dora("with DoRA ΔW is no product of two factors")?;
-    let mut pairs = vec![];
-    for (key, matrix) in &file.tensors {
-        match key.rsplit_once('.') {
-            Some((name, "lora_A")) => {
-                let Some(b) = file.tensors.get(&format!("{name}.lora_B")) else {
-                    return mismatch(format!("'{name}' has lora_A but no lora_B"));
-                };
-                let Some((_, scaling)) = file.config.of_module(name)? else {
-                    return mismatch(format!("its config does not name '{name}', which it has factors for"));
-                };
-                pairs.push(Pair { name, a: matrix, b, scaling: f64::from(scaling) });
-            }
-            Some((_, "lora_B")) => {}
-            _ => {
-                return Err(Error::Unsupported {
-                    file: "adapter_model.safetensors".to_owned(),
-                    field: format!("the tensor '{key}'"),
-                    message: "this works on adapters that are lora_A and lora_B alone".to_owned(),
-                });
-            }
-        }
-    }
-    Ok(pairs)
+    let of = |FactorPair { name, a, b, scaling, .. }| Pair { name, a, b, scaling: f64::from(scaling) };
+    Ok(factor_pairs(file)?.into_iter().map(of).collect())
 }
 
 /// An adapter made of others, and how far it is from what was asked for.

@@ -35,6 +35,11 @@ pub async fn load(
     Decoder::load(gpu, recipe, context_length, loader).await
 }
 
+/// Ends of the names of tensors that the files may carry and the model does not have: copies, and tables made of the config.
+pub fn unused_tensors(checkpoint: &Checkpoint) -> Result<Vec<&'static str>> {
+    Ok(recipe(checkpoint.config_file(), checkpoint.config())?.unused_tensors())
+}
+
 /// What the fields of `file` ask for.
 fn recipe(file: &str, config: &Map<String, Value>) -> Result<Recipe> {
     let fields = Fields { file, map: config };

@@ -5,7 +5,7 @@ pub mod bench;
 
 use std::rc::Rc;
 
-use js_sys::{Function, Object, Promise, Reflect, Uint8Array};
+use js_sys::{Float32Array, Function, Object, Promise, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
@@ -20,6 +20,7 @@ use crate::gpu::{DeviceOptions, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
 use crate::kernels::probe::Choice;
 use crate::low_rank::{CombineOptions, CompressOptions, Rebuilt};
+use crate::merge::{MergeOptions, MergedFile};
 use crate::train::TrainOptions;
 use crate::{Error, Result};
 
@@ -56,6 +57,14 @@ struct GenerateCall {
     seed: u64,
     strength: f32,
     top_logprobs: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct LogitsCall {
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    strength: Option<f32>,
 }
 
 impl Default for GenerateCall {
@@ -152,6 +161,13 @@ impl Engine {
         to_js(&self.engine.load_adapter(config, weights).map_err(to_js_error)?)
     }
 
+    /// The two files `{config, weights}` of a GGUF adapter, `{name, size, read(offset, length)}`, for the loaded model.
+    #[wasm_bindgen(js_name = readAdapterGguf)]
+    pub async fn read_adapter_gguf(&self, file: JsValue) -> JsResult<JsValue> {
+        let file = Rc::new(JsSource::new(&file)?) as Rc<dyn ByteSource>;
+        files(self.engine.read_adapter_gguf(&file).await.map_err(to_js_error)?)
+    }
+
     /// What the adapter is, or undefined.
     #[wasm_bindgen(js_name = adapterInfo)]
     pub fn adapter_info(&self) -> JsResult<JsValue> {
@@ -185,6 +201,12 @@ impl Engine {
             Ok(file.into())
         };
         files.into_iter().map(named).collect()
+    }
+
+    /// The model with its adapter as one model's files. Options: `dtype`, `maxShardBytes`.
+    pub async fn merge(&self, options: JsValue) -> JsResult<Merged> {
+        let options: MergeOptions = from_js("options", options)?;
+        Ok(Merged { merged: self.engine.merge(&options).await.map_err(to_js_error)? })
     }
 
     /// Keeps an adapter under a new name: `{config, weights}`, the name of another, or the one in use where undefined.
@@ -301,15 +323,7 @@ impl Engine {
     /// Answers `messages` or continues `prompt`. `on_token` is told text and may return false to stop.
     pub async fn generate(&mut self, options: JsValue, on_token: Function) -> JsResult<JsValue> {
         let call: GenerateCall = from_js("options", options)?;
-        let prompt = match (call.messages, call.prompt) {
-            (Some(messages), None) => Prompt::Messages(messages),
-            (None, Some(text)) => Prompt::Text(text),
-            (messages, _) => {
-                let value = if messages.is_some() { "both" } else { "neither" };
-                let allowed = "either 'messages' or 'prompt'".to_owned();
-                return Err(to_js_error(Error::BadSetting { name: "prompt".into(), value: value.into(), allowed }));
-            }
-        };
+        let prompt = prompt_of(call.messages, call.prompt)?;
         let options = GenerateOptions {
             max_new_tokens: call.max_new_tokens,
             temperature: call.temperature,
@@ -320,6 +334,57 @@ impl Engine {
         };
         let on_text = |text: &str| goes_on(&on_token, Ok(text.into()));
         to_js(&self.engine.generate(&prompt, options, on_text).await.map_err(to_js_error)?)
+    }
+
+    /// The logits of the token after `messages` or `prompt`. Options: these, and `strength`.
+    pub async fn logits(&mut self, options: JsValue) -> JsResult<Float32Array> {
+        let call: LogitsCall = from_js("options", options)?;
+        let prompt = prompt_of(call.messages, call.prompt)?;
+        let logits = self.engine.logits(&prompt, call.strength.unwrap_or(1.0)).await;
+        Ok(Float32Array::from(&logits.map_err(to_js_error)?[..]))
+    }
+}
+
+/// A merged model, apart from the engine: what happens there changes nothing here.
+#[wasm_bindgen]
+pub struct Merged {
+    merged: crate::merge::Merged,
+}
+
+#[wasm_bindgen]
+impl Merged {
+    /// What it is: `{files: [{name, size}], …report}`.
+    pub fn report(&self) -> JsResult<JsValue> {
+        let report = to_js(&self.merged.report)?;
+        let file = |file: &MergedFile| NamedSize { name: file.name.clone(), size: file.source.size_bytes() };
+        let files: Vec<NamedSize> = self.merged.files.iter().map(file).collect();
+        Reflect::set(&report, &"files".into(), &to_js(&files)?)?;
+        Ok(report)
+    }
+
+    /// Bytes of a file, by its place among them.
+    pub async fn read(&self, file: usize, offset: f64, length: usize) -> JsResult<Uint8Array> {
+        let file = self.merged.files.get(file).ok_or("a merged model has fewer files")?;
+        let bytes = file.source.read(offset as u64, length).await.map_err(to_js_error)?;
+        Ok(Uint8Array::from(&bytes[..]))
+    }
+}
+
+#[derive(Serialize)]
+struct NamedSize {
+    name: String,
+    size: u64,
+}
+
+fn prompt_of(messages: Option<Vec<Message>>, prompt: Option<String>) -> JsResult<Prompt> {
+    match (messages, prompt) {
+        (Some(messages), None) => Ok(Prompt::Messages(messages)),
+        (None, Some(text)) => Ok(Prompt::Text(text)),
+        (messages, _) => {
+            let value = if messages.is_some() { "both" } else { "neither" };
+            let allowed = "either 'messages' or 'prompt'".to_owned();
+            Err(to_js_error(Error::BadSetting { name: "prompt".into(), value: value.into(), allowed }))
+        }
     }
 }
 

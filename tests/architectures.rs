@@ -1,7 +1,8 @@
 //! Every architecture from a Hugging Face folder and from the GGUF that llama.cpp's own converter makes of it
 //! (`tests/fixtures/gguf/make_gguf.py`): the same modules by the same names, the same logits, and an adapter of the one
 //! fits the other. With `ADAPTER_OUT`, each adapter and the logits it gives on the GGUF are written to a folder there,
-//! which `tests/fixtures/check_peft.py` loads with peft on the Hugging Face folder.
+//! which `tests/fixtures/check_peft.py` loads with peft on the Hugging Face folder; and what it is for llama.cpp and mlx-lm,
+//! which `tests/fixtures/exports/` loads with these.
 #![cfg(not(target_arch = "wasm32"))]
 
 #[path = "golden/logits.rs"]
@@ -43,7 +44,13 @@ async fn check(gpu: &Gpu, case: &str) {
     // An adapter of the GGUF, away from zero, then on the folder.
     let groups = from_gguf.modules();
     let kinds = groups.iter().flat_map(|group| &group.modules).map(|module| module.kind().to_owned()).collect();
-    let fresh = Adapter::new(gpu, LoraConfig::new(3, 6.0, kinds), &groups, 1).unwrap();
+    // No scaling is 1: alpha is not r, ranks differ, and two of the adapters are rsLoRA's.
+    let config = LoraConfig {
+        use_rslora: case == "llama" || case == "qwen3",
+        rank_pattern: vec![("(down|c)_proj".to_owned(), 2)],
+        ..LoraConfig::new(3, 5.0, kinds)
+    };
+    let fresh = Adapter::new(gpu, config, &groups, 1).unwrap();
     let mut file = fresh.to_file(gpu).await.unwrap();
     assert!(matches!(&file.config.target_modules, ModuleNames::Names(names) if names.len() >= 3));
     for (at, value) in file.tensors.values_mut().flat_map(|matrix| &mut matrix.data).enumerate() {
@@ -66,6 +73,13 @@ async fn check(gpu: &Gpu, case: &str) {
         std::fs::write(out.join("adapter_model.safetensors"), weights).unwrap();
         std::fs::write(out.join("ids.json"), serde_json::to_vec(&ids()).unwrap()).unwrap();
         std::fs::write(out.join("logits.f32"), bytemuck::cast_slice(&both[1].1)).unwrap();
+        let base = from_gguf.config();
+        let heads = [base.num_attention_heads, base.num_key_value_heads];
+        std::fs::write(out.join("adapter.gguf"), file.write_gguf(&base.model_type, heads).unwrap()).unwrap();
+        let (config, weights) = file.write_mlx(base.num_hidden_layers).unwrap();
+        std::fs::create_dir_all(out.join("mlx")).unwrap();
+        std::fs::write(out.join("mlx/adapter_config.json"), config).unwrap();
+        std::fs::write(out.join("mlx/adapters.safetensors"), weights).unwrap();
     }
     if case == "gemma3" {
         // The GGUF's norms are one more than the folder's, which rounds them.

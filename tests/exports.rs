@@ -1,14 +1,14 @@
-//! Adapters in other formats: their bytes are those of the PEFT files, in the other's order. With `EXPORT_OUT`, a folder
-//! of PEFT folders named like those of `tests/fixtures/gguf`, each gets its `adapter.gguf` and a folder `mlx`, which
-//! `tests/fixtures/exports/` loads with llama.cpp and mlx-lm.
+//! Adapters in other formats: their bytes are those of the PEFT files, in the other's order. What llama.cpp and mlx-lm make
+//! of such files `tests/fixtures/exports/` shows, with those that `tests/architectures.rs` writes.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::path::Path;
+use std::rc::Rc;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
 use web_lora::Error;
-use web_lora::io::{AdapterFile, LoraConfig, Matrix};
+use web_lora::io::{AdapterFile, ByteSource, LoraConfig, Matrix, MemorySource};
 use web_lora::low_rank::{CombineOptions, CompressOptions, combine, compress, spectrum};
 
 fn adapter() -> AdapterFile {
@@ -46,6 +46,50 @@ fn gguf_has_llamas_rows_in_llama_cpps_order() {
     let qwen = adapter().write_gguf("qwen2", [2, 2]).unwrap();
     assert_eq!(floats(&qwen[qwen.len() - 128..][..64]), (0..16).map(|n| n as f32).collect::<Vec<_>>());
     assert!(adapter().write_gguf("gpt2", [2, 2]).unwrap_err().to_string().contains("GGUF has no name"));
+}
+
+#[test]
+fn gguf_is_read_as_the_adapter_that_was_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/merged");
+    // peft's own, with ranks and alphas by module, one of them rsLoRA's.
+    let cases = [
+        ("gemma3", "gemma3_text", [4, 2]),
+        ("gpt2", "gpt2", [4, 4]),
+        ("llama", "llama", [4, 2]),
+        ("phi3", "phi3", [4, 2]),
+    ];
+    for (case, model_type, heads) in cases.into_iter().chain([("qwen3", "qwen3", [4, 2]), ("llama", "mistral", [4, 2])])
+    {
+        let read = |name: &str| std::fs::read(folder.join(case).join(name)).unwrap();
+        let adapter = AdapterFile::parse(&read("adapter_config.json"), &read("adapter_model.safetensors")).unwrap();
+        let gguf: Rc<dyn ByteSource> =
+            Rc::new(MemorySource::new("adapter.gguf", adapter.write_gguf(model_type, heads).unwrap()));
+        let back = pollster::block_on(AdapterFile::parse_gguf(&gguf, model_type, heads)).unwrap();
+        assert!(back.tensors.keys().eq(adapter.tensors.keys()), "{case}");
+        for (name, b) in &adapter.tensors {
+            let (module, factor) = name.rsplit_once('.').unwrap();
+            let of = |file: &AdapterFile| file.config.of_module(module).unwrap().unwrap();
+            let ((r, scaling), (own_r, own_scaling)) = (of(&adapter), of(&back));
+            assert_eq!(r, own_r, "{name}");
+            // What alpha / r does not say is multiplied into B.
+            let factor = if factor == "lora_B" { scaling / own_scaling } else { 1.0 };
+            let off = b.data.iter().zip(&back.tensors[name].data).map(|(one, other)| (one * factor - other).abs());
+            assert!(off.fold(0.0, f32::max) < 1e-6, "{case}: {name}");
+        }
+    }
+    let mut bytes = adapter().write_gguf("llama", [2, 2]).unwrap();
+    let read = |bytes: &[u8], model_type: &str| {
+        let source: Rc<dyn ByteSource> = Rc::new(MemorySource::new("a.gguf", bytes.to_vec()));
+        pollster::block_on(AdapterFile::parse_gguf(&source, model_type, [2, 2])).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(read(&bytes, "qwen2").contains("it is for llama, the model is qwen2"));
+    assert!(read(&bytes[..200], "llama").starts_with("a.gguf: "));
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(read(&bytes, "llama").contains("has NaN at element 7"), "{}", read(&bytes, "llama"));
+    let at = bytes.windows(4).position(|part| part == b"lora").unwrap();
+    bytes[at..at + 4].copy_from_slice(b"cvec");
+    assert!(!read(&bytes, "llama").is_empty());
 }
 
 #[test]
@@ -89,27 +133,5 @@ fn dora_goes_where_there_is_a_place_for_it() {
     ];
     for refusal in refusals {
         assert!(matches!(&refusal, Err(Error::Unsupported { field, .. }) if field == "use_dora"), "{refusal:?}");
-    }
-}
-
-#[test]
-fn fixtures_are_written_where_asked() {
-    let Some(out) = std::env::var_os("EXPORT_OUT") else { return };
-    for entry in std::fs::read_dir(&out).unwrap() {
-        let folder = entry.unwrap().path();
-        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-        let file = AdapterFile::parse(&read("adapter_config.json"), &read("adapter_model.safetensors")).unwrap();
-        let base = Path::new("tests/fixtures/gguf").join(folder.file_name().unwrap()).join("config.json");
-        let base: Value = serde_json::from_slice(&std::fs::read(base).unwrap()).unwrap();
-        let number = |names: [&str; 2]| names.iter().find_map(|name| base[name].as_u64()).unwrap() as usize;
-        let heads = [number(["num_attention_heads", "n_head"]), number(["num_key_value_heads", "n_head"])];
-        if !file.config.use_dora {
-            let gguf = file.write_gguf(base["model_type"].as_str().unwrap(), heads).unwrap();
-            std::fs::write(folder.join("adapter.gguf"), gguf).unwrap();
-        }
-        let (config, weights) = file.write_mlx(number(["num_hidden_layers", "n_layer"])).unwrap();
-        std::fs::create_dir_all(folder.join("mlx")).unwrap();
-        std::fs::write(folder.join("mlx/adapter_config.json"), config).unwrap();
-        std::fs::write(folder.join("mlx/adapters.safetensors"), weights).unwrap();
     }
 }

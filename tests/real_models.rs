@@ -1,6 +1,8 @@
 //! Real models, natively and in a browser: next-token logits, greedy tokens and training steps against transformers and
 //! peft on the same GGUF files. `SMOLLM2_GGUF`, `SMOLLM2_FOLDER` and `GEMMA3_GGUF` are their paths natively;
-//! `make test-model` and `make test-more-models` fetch and make them and run this.
+//! `make test-model` and `make test-more-models` fetch and make them and run this. Natively, with `ADAPTER_OUT` the trained
+//! adapter and the logits it gives are written to a folder there, and the model with it merged in F32 to its folder
+//! `merged`, for the scripts of `tests/fixtures/exports/`.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -42,12 +44,48 @@ struct Golden {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
+    use std::io::Write;
+    use std::path::Path;
+
     use super::*;
     use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions};
     use web_lora::io::FileSource;
+    use web_lora::merge::{MergeDType, MergeOptions, merge};
 
     fn variable(name: &str) -> String {
         std::env::var(name).unwrap_or_else(|_| panic!("{name} must be set; the Makefile's targets do"))
+    }
+
+    /// Writes what the scripts read.
+    pub(super) async fn write(files: &[Rc<dyn ByteSource>], adapter: &AdapterFile, golden: &Golden, logits: &[f32]) {
+        let Some(out) = std::env::var_os("ADAPTER_OUT") else { return };
+        let checkpoint = Checkpoint::open(files).await.unwrap();
+        let out = Path::new(&out).join(checkpoint.name());
+        let ids = &golden.json["next_token"]["prompt_ids"];
+        // Whose tokens these are, where the reference says so.
+        let messages = golden.json["chat"].as_array().map(|chats| [&chats[0]["messages"][0]]);
+        let prompt = messages.map(|messages| serde_json::json!({ "messages": messages, "ids": ids }));
+        for folder in [out.clone(), out.join("merged")] {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("ids.json"), ids.to_string()).unwrap();
+            prompt.iter().for_each(|prompt| std::fs::write(folder.join("prompt.json"), prompt.to_string()).unwrap());
+            std::fs::write(folder.join("logits.f32"), bytemuck::cast_slice(logits)).unwrap();
+        }
+        let (config, weights) = adapter.write();
+        std::fs::write(out.join("adapter_config.json"), config).unwrap();
+        std::fs::write(out.join("adapter_model.safetensors"), weights).unwrap();
+        let number = |name: &str| checkpoint.config()[name].as_u64().unwrap() as usize;
+        let heads = [number("num_attention_heads"), number("num_key_value_heads")];
+        let model_type = checkpoint.config()["model_type"].as_str().unwrap().to_owned();
+        std::fs::write(out.join("adapter.gguf"), adapter.write_gguf(&model_type, heads).unwrap()).unwrap();
+        let options = MergeOptions { dtype: Some(MergeDType::F32), ..Default::default() };
+        for file in merge(checkpoint, files, adapter, &options).unwrap().files {
+            let mut written = std::fs::File::create(out.join("merged").join(&file.name)).unwrap();
+            for start in (0..file.source.size_bytes()).step_by(4 << 20) {
+                let size = (file.source.size_bytes() - start).min(4 << 20) as usize;
+                written.write_all(&file.source.read(start, size).await.unwrap()).unwrap();
+            }
+        }
     }
 
     fn open(path: &str) -> Rc<dyn ByteSource> {
@@ -214,7 +252,11 @@ async fn run(files: &[Rc<dyn ByteSource>], golden: &Golden) {
     assert!(off < TOLERANCE, "{ours:?} for {curve:?}");
     drop(trainer);
 
-    greedy(Some(&adapter), &train["greedy"]).await;
+    let logits = greedy(Some(&adapter), &train["greedy"]).await;
+    #[cfg(not(target_arch = "wasm32"))]
+    native::write(files, &adapter.to_file(&gpu).await.unwrap(), golden, &logits).await;
+    #[cfg(target_arch = "wasm32")]
+    drop(logits);
 }
 
 fn initial_adapter(golden: &Golden, model: &Decoder) -> AdapterFile {

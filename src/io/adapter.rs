@@ -82,19 +82,19 @@ impl AdapterFile {
 }
 
 /// A module's factors and what their product is multiplied with.
-pub(super) struct FactorPair<'a> {
-    pub(super) name: &'a str,
+pub(crate) struct FactorPair<'a> {
+    pub(crate) name: &'a str,
     /// `[r, in]`.
-    pub(super) a: &'a Matrix,
+    pub(crate) a: &'a Matrix,
     /// `[out, r]`.
-    pub(super) b: &'a Matrix,
+    pub(crate) b: &'a Matrix,
     /// DoRA's, `[out, 1]`.
-    pub(super) magnitude: Option<&'a Matrix>,
-    pub(super) scaling: f32,
+    pub(crate) magnitude: Option<&'a Matrix>,
+    pub(crate) scaling: f32,
 }
 
-/// The factors by module.
-pub(super) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
+/// The factors by module, for formats that have nothing else: a file with more in it is refused.
+pub(crate) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
     let mut pairs = vec![];
     for (key, a) in &file.tensors {
         match key.rsplit_once('.') {
@@ -168,7 +168,7 @@ fn doubles(bytes: &[u8]) -> impl Iterator<Item = f64> {
     bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes))
 }
 
-fn check_factors(config: &LoraConfig, tensors: &BTreeMap<String, Matrix>) -> Result<()> {
+pub(super) fn check_factors(config: &LoraConfig, tensors: &BTreeMap<String, Matrix>) -> Result<()> {
     if tensors.is_empty() {
         return Err(bad_weights("there are no factors in it"));
     }

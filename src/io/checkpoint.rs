@@ -246,6 +246,20 @@ impl Checkpoint {
         self.tensors.get(name).ok_or_else(|| bad_file(&self.weights_file, format!("the tensor '{name}' is missing")))
     }
 
+    /// The format that most numbers are in, as they are read.
+    pub fn commonest_dtype(&self) -> Option<DType> {
+        let mut numbers = BTreeMap::new();
+        for tensor in self.tensors() {
+            *numbers.entry(tensor.dtype).or_insert(0) += tensor.rows() as u64 * tensor.cols() as u64;
+        }
+        numbers.into_iter().max_by_key(|(_, numbers)| *numbers).map(|(dtype, _)| dtype)
+    }
+
+    /// True of a weight that transformers keeps as `[in, out]`: one of GPT-2's `Conv1D`.
+    pub(crate) fn is_conv1d(&self, name: &str) -> bool {
+        self.config.get("model_type").and_then(Value::as_str) == Some("gpt2") && is_conv1d(name)
+    }
+
     /// How many rows must be read together: a head of q or k where llama.cpp reordered them, else 1.
     pub fn row_group(&self, tensor: &Tensor) -> usize {
         tensor.row_group
@@ -331,10 +345,14 @@ fn as_gpt2(tensor: &mut Tensor) {
     if !tensor.name.starts_with("transformer.") && !tensor.name.starts_with("lm_head.") {
         tensor.name.insert_str(0, "transformer.");
     }
-    if ["c_attn.weight", "c_proj.weight", "c_fc.weight"].iter().any(|end| tensor.name.ends_with(end)) {
+    if is_conv1d(&tensor.name) {
         tensor.transposed = true;
         tensor.shape.reverse();
     }
+}
+
+fn is_conv1d(name: &str) -> bool {
+    ["c_attn.weight", "c_proj.weight", "c_fc.weight"].iter().any(|end| name.ends_with(end))
 }
 
 /// Undoes the row order of llama.cpp's converter: for its rotary kernel it interleaves the two halves of each head,

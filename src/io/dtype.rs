@@ -158,6 +158,16 @@ pub fn dequantize(dtype: DType, blocks: &[u8]) -> Vec<f32> {
     values
 }
 
+/// The bytes of `values` in F32, F16 or BF16, rounded to nearest and ties to even; what is too large becomes infinite.
+pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        DType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        DType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        blocks => unreachable!("{blocks} has a quantiser of its own"),
+    }
+}
+
 pub(crate) fn half_at(block: &[u8], offset: usize) -> f32 {
     f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
 }

@@ -311,7 +311,7 @@ fn shape(file: &str, entry: &Entry) -> Result<Vec<usize>> {
 }
 
 /// `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; a name we do not know stays.
-fn hugging_face_name(model_type: &str, name: &str) -> String {
+pub(super) fn hugging_face_name(model_type: &str, name: &str) -> String {
     let Some((path, kind)) = name.rsplit_once('.') else { return name.to_owned() };
     let found = |part: &str| names(model_type).find(|(theirs, _)| *theirs == part).map(|(_, ours)| *ours);
     let layer = path.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));

@@ -20,7 +20,7 @@ pub trait ByteSource {
 }
 
 /// The error for a read past the end, worded once.
-fn past_the_end(file: &str, offset: u64, size: usize, size_bytes: u64) -> Error {
+pub(crate) fn past_the_end(file: &str, offset: u64, size: usize, size_bytes: u64) -> Error {
     Error::BadFile {
         file: file.to_owned(),
         message: format!("{size} bytes at {offset} lie past its end ({size_bytes} bytes)"),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
+use serde_json::json;
 use tokenizers::Tokenizer as Encoder;
 
 use crate::{Error, Result};
@@ -102,6 +103,27 @@ impl Tokenizer {
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The same as a tokenizer.json, which also says whether a text begins with [`Self::bos`].
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        // As text: a tree of values takes several times the bytes of a large vocabulary.
+        const NONE: &str = r#""post_processor":null"#;
+        let failed = |error: serde_json::Error| Error::BadFile { file: self.file.clone(), message: error.to_string() };
+        let json = serde_json::to_string(&self.encoder).map_err(failed)?;
+        let Some((bos, id)) = self.bos.filter(|_| self.add_bos).and_then(|id| Some((self.token(id)?, id))) else {
+            return Ok(json.into_bytes());
+        };
+        let special = |type_id: u32| json!({ "SpecialToken": { "id": bos, "type_id": type_id } });
+        let text = |id: &str, type_id: u32| json!({ "Sequence": { "id": id, "type_id": type_id } });
+        let processor = json!({
+            "type": "TemplateProcessing",
+            "single": [special(0), text("A", 0)],
+            "pair": [special(0), text("A", 0), special(1), text("B", 1)],
+            "special_tokens": { &bos: { "id": bos, "ids": [id], "tokens": [bos] } },
+        });
+        // In a token the quotes would be escaped.
+        Ok(json.replacen(NONE, &format!(r#""post_processor":{processor}"#), 1).into_bytes())
     }
 
     /// Begins decoding ids as they come.

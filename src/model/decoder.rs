@@ -37,6 +37,18 @@ pub(super) struct Recipe {
     pub(super) bias: Biases,
 }
 
+impl Recipe {
+    /// Tensors that files may carry and no one reads, by the end of their name.
+    pub(super) fn unused_tensors(&self) -> Vec<&'static str> {
+        let mut unused = self.names.ignored.to_vec();
+        if self.config.tie_word_embeddings {
+            // A tied checkpoint may still carry a copy of the table.
+            unused.push(LM_HEAD);
+        }
+        unused
+    }
+}
+
 /// What attention of a layer sees.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerKind {
@@ -152,15 +164,12 @@ impl Decoder {
             layers.push(Layer::load(&recipe, layer, &mut loader).await?);
         }
         let last_norm = loader.norm(names.norm, hidden_size, *eps, *norm).await?;
-        let mut ignored = names.ignored.to_vec();
         let lm_head = if config.tie_word_embeddings {
-            // A tied checkpoint may still carry a copy of the table.
-            ignored.push(LM_HEAD);
             None
         } else {
             Some(loader.frozen(LM_HEAD, vocab_size, hidden_size).await?)
         };
-        loader.finish(&ignored).await?;
+        loader.finish(&recipe.unused_tensors()).await?;
         let mut frequencies: Vec<Vec<f32>> = recipe.rotary.iter().map(|rotary| rotary.inv_freq(head_dim)).collect();
         if frequencies.is_empty() {
             // Turned by nothing at all.

@@ -142,3 +142,22 @@ test('the command answers, and foresees', async () => {
   const told = await command(['info', '--model', 'model', '--rank', '8', '--variant', 'direct', '--json']);
   expect(JSON.parse(told.stdout)).toMatchObject({ type: 'info', forecast: { recompute: 0 } });
 });
+
+test('the command merges, and what it writes answers alone', async () => {
+  const given = ['--model', 'model', '--adapter', 'adapter', '--variant', 'direct'];
+  const merged = await command(['merge', ...given, '--out', 'merged', '--dtype', 'f32', '--check', '--json']);
+  expect(merged).toMatchObject({ code: 0 });
+  const told = merged.stdout.trim().split('\n').map((line) => JSON.parse(line));
+  const [report, check] = ['merged', 'check'].map((kind) => told.find(({ type }) => type === kind));
+  expect(report).toMatchObject({ out: 'merged', dtype: 'f32', baseDtype: 'F32', tokenizer: 'copied', merged: 21 });
+  expect(check).toMatchObject({ sameTokens: true });
+  // In F32 all that differs is the order of sums.
+  expect(check.off).toBeLessThan(1e-4 * check.moved);
+  const asked = ['--prompt', 'Hi', '--temperature', '0', '--max-new-tokens', '8', '--variant', 'direct'];
+  expect(await command(['generate', '--model', 'merged', ...asked])).toMatchObject({ code: 0, stdout: 'Ahoy!\n' });
+
+  const both = await command(['train', ...INPUTS, '--steps', '1', '--out', 'short', '--merged', 'whole', '--max-shard-bytes', '100000']);
+  expect(both).toMatchObject({ code: 0, stdout: 'short\nwhole\n' });
+  const { weight_map } = JSON.parse(await readFile(`${APP}/whole/model.safetensors.index.json`, 'utf8'));
+  for (const name of new Set<string>(Object.values(weight_map))) expect((await stat(`${APP}/whole/${name}`)).size).toBeGreaterThan(0);
+});

@@ -12,17 +12,19 @@ import {
   type DatasetReport,
   type Engine,
   type ErrorCode,
+  type Evaluation,
   type LoadDatasetOptions,
   type ModelInfo,
   type ModelSource,
   type Progress,
   type Quantization,
+  type TrainOptions,
   type Variant,
 } from 'web-lora';
 import type { Sample } from './samples.js';
 
 /** What the engine is busy with. */
-export type Task = 'engine' | 'model' | 'data' | 'train' | 'profile' | 'compare' | 'adapter';
+export type Task = 'engine' | 'model' | 'data' | 'train' | 'profile' | 'compare' | 'adapter' | 'merge';
 
 /** Examples as they came, kept so that they can be read again for another model or length. */
 export interface DataSource {
@@ -49,8 +51,15 @@ export interface State {
   dataset: DatasetReport | undefined;
   dataSource: DataSource | undefined;
   adapter: AdapterInfo | undefined;
-  /** The final loss of the last training, for the model card. */
-  lastLoss: number | undefined;
+  /** What the last training came to, for the model card. */
+  lastRun: LastRun | undefined;
+}
+
+/** Settings, and the last of what was measured. */
+export interface LastRun {
+  training?: TrainOptions;
+  loss?: number;
+  evaluation?: Evaluation;
 }
 
 /** Errors after which only a new engine helps: what a GPU has failed at once, it is not asked again. */
@@ -72,7 +81,7 @@ export class App {
     dataset: undefined,
     dataSource: undefined,
     adapter: undefined,
-    lastLoss: undefined,
+    lastRun: undefined,
   };
   readonly #draw: ((state: State) => void)[] = [];
 

@@ -5,19 +5,32 @@
 
 import { byId } from './dom.js';
 
+/** Which field a token is typed into, and under which name it is kept. */
+interface Field {
+  input: string;
+  keep: string;
+  kept: string;
+}
+
 export class HubToken {
   readonly #endpoint: string;
   readonly #key: string;
-  readonly #input = byId<HTMLInputElement>('hub-token');
-  readonly #keep = byId<HTMLInputElement>('hub-token-keep');
+  readonly #input: HTMLInputElement;
+  readonly #keep: HTMLInputElement;
 
   /** `onChange`: another token, or none, is to be used from here on. */
-  constructor(endpoint: string, onChange: () => void) {
+  constructor(
+    endpoint: string,
+    onChange: () => void,
+    { input, keep, kept }: Field = { input: 'hub-token', keep: 'hub-token-keep', kept: 'hub-token' },
+  ) {
     this.#endpoint = endpoint;
-    this.#key = `web-lora.hub-token ${endpoint}`;
-    const kept = this.#stored();
-    this.#input.value = kept ?? '';
-    this.#keep.checked = kept !== undefined;
+    this.#key = `web-lora.${kept} ${endpoint}`;
+    this.#input = byId<HTMLInputElement>(input);
+    this.#keep = byId<HTMLInputElement>(keep);
+    const stored = this.#stored();
+    this.#input.value = stored ?? '';
+    this.#keep.checked = stored !== undefined;
     this.#input.addEventListener('change', () => {
       this.#store();
       onChange();

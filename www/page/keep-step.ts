@@ -4,7 +4,9 @@ import { packAdapter, packFiles, trainingScript, type AdapterCard, type AdapterF
 import { toError, type App, type State } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
-import { formatCount, formatLoss, formatShort } from './format.js';
+import { formatCount, formatShort } from './format.js';
+import { mergedPanel } from './merged-panel.js';
+import { pushPanel } from './push-panel.js';
 import type { Settings } from './settings.js';
 
 const FORMATS: Record<AdapterFormat, { button: string; hint: string }> = {
@@ -14,7 +16,7 @@ const FORMATS: Record<AdapterFormat, { button: string; hint: string }> = {
   },
   gguf: {
     button: 'Download as GGUF',
-    hint: 'One file, to be given to the program together with the model as GGUF. It does not open here again.',
+    hint: 'One file, to be given to the program together with the model as GGUF. It opens here too.',
   },
   mlx: {
     button: 'Download as zip',
@@ -37,7 +39,7 @@ export function keepStep(app: App, settings: Settings): void {
     void app.run(
       'adapter',
       async () => {
-        app.update({ adapter: await app.engine.loadAdapter(from), lastLoss: undefined });
+        app.update({ adapter: await app.engine.loadAdapter(from), lastRun: undefined });
         announce('The adapter is loaded. You can compare the answers now.');
       },
       (failure) => showText(error, failure.message),
@@ -86,6 +88,8 @@ export function keepStep(app: App, settings: Settings): void {
       saveAs(new Blob([script], { type: 'text/x-python' }), `${fileName(title())}.py`);
     });
   });
+  mergedPanel(app, title);
+  pushPanel(app, async () => ({ files: await current(), card: { name: title(), ...card } }));
   const showFormat = () => {
     const { button, hint } = FORMATS[format.value as AdapterFormat];
     byId('keep-download').textContent = button;
@@ -120,16 +124,17 @@ export function keepStep(app: App, settings: Settings): void {
   });
 }
 
-function cardOf({ model, dataset, adapter, lastLoss }: State): Omit<AdapterCard, 'name'> {
-  const facts: Record<string, string> = {};
-  if (adapter) {
-    facts['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}${adapter.useDora ? ', DoRA' : ''}`;
-    facts['Target modules'] = adapter.targetModules.join(', ');
-    facts['Steps'] = formatCount(adapter.trainedSteps);
-  }
-  if (dataset) facts['Examples'] = `${formatCount(dataset.examples)}, from ${dataset.file}`;
-  if (lastLoss !== undefined) facts['Loss at the end'] = formatLoss(lastLoss);
-  return { baseModel: model?.name ?? 'unknown', facts };
+/** Settings and examples are told of an adapter that was trained with them here. */
+function cardOf({ model, modelSource, dataset, adapter, lastRun = {} }: State): Omit<AdapterCard, 'name'> {
+  const source = modelSource?.source;
+  const repo = typeof source === 'object' && 'repo' in source ? source.repo : undefined;
+  return {
+    baseModel: repo ?? model?.name ?? 'unknown',
+    ...(model ? { model } : {}),
+    ...(adapter ? { adapter } : {}),
+    ...(dataset && lastRun.training ? { dataset } : {}),
+    ...lastRun,
+  };
 }
 
 /** The training with the settings as they are now; a model or file of this device is taken to lie beside the script. */
@@ -146,7 +151,8 @@ function scriptOf({ model, modelSource, dataset }: State, settings: Settings): s
   });
 }
 
-function fileName(text: string): string {
+/** A text as the name of a file. */
+export function fileName(text: string): string {
   return text.toLowerCase().replace(/[^\p{L}\p{N}._]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '') || 'adapter';
 }
 

@@ -24,6 +24,8 @@ const PHASES: Record<Progress['phase'], string> = {
   weights: 'Moving the weights to the GPU',
   compile: 'Getting the GPU ready',
   evaluate: 'Evaluating',
+  write: 'Writing',
+  upload: 'Uploading',
 };
 /** Loads a model; a failure is told in the element given, or at the end of the step. */
 export type Load = (source: ModelSource, error?: HTMLElement) => void;

@@ -107,7 +107,7 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
         const files = await runs.adapter(run.id);
         if (!files) throw new Error('Nothing has come of this run yet.');
         await ready(run.config, []);
-        app.update({ adapter: await app.engine.loadAdapter(files), lastLoss: run.loss });
+        app.update({ adapter: await app.engine.loadAdapter(files), lastRun: run.loss === undefined ? {} : { loss: run.loss } });
         show(false);
       },
       (failure) => showText(error, failure.message),

@@ -1,7 +1,7 @@
 /** Step 3: training, its progress and its loss. */
 
 import type { TrainCallbacks, TrainResult, TrainStep, WebLoraError } from 'web-lora';
-import type { App } from './app.js';
+import type { App, LastRun } from './app.js';
 import { announce, byId, element, showText } from './dom.js';
 import { formatDuration, formatLoss, formatPlural, formatSpeed } from './format.js';
 import { drawLora } from './lora-picture.js';
@@ -27,7 +27,9 @@ export function trainStep(app: App, settings: Settings): Follow {
     if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
     const { model, dataset } = app.state;
     const run = [dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' on ');
-    return app.engine.train(settings.training((app.state.dataset?.preferencePairs ?? 0) > 0), { run, ...callbacks });
+    const training = settings.training((dataset?.preferencePairs ?? 0) > 0);
+    Object.assign(app.state.lastRun ?? {}, { training });
+    return app.engine.train(training, { run, ...callbacks });
   };
 
   const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
@@ -39,6 +41,8 @@ export function trainStep(app: App, settings: Settings): Follow {
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
     const begun = performance.now();
+    const lastRun: LastRun = {};
+    app.update({ lastRun });
     const result = await work({
       signal: abort.signal,
       onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
@@ -52,9 +56,12 @@ export function trainStep(app: App, settings: Settings): Follow {
         bar.value = step.step / step.steps;
         charts.add(step);
         byId('train-steps').append(rowOf(step));
-        app.state.lastLoss = step.loss;
+        lastRun.loss = step.loss;
       },
-      onEval: (evaluation) => charts.evaluate(evaluation),
+      onEval: (evaluation) => {
+        charts.evaluate(evaluation);
+        lastRun.evaluation = evaluation;
+      },
       onSample: ({ step, prompt, text }) => {
         byId('train-samples').hidden = false;
         byId('train-samples-list').append(sampleRow(step, prompt, text));

@@ -2,6 +2,7 @@
 
 import { strToU8, unzipSync, zipSync } from 'fflate';
 import { WebLoraError } from './errors.js';
+import { modelCard, type AdapterCard } from './model-card.js';
 import type { AdapterFiles, ExportedFile } from './types.js';
 
 const CONFIG = 'adapter_config.json';
@@ -9,19 +10,14 @@ const WEIGHTS = 'adapter_model.safetensors';
 /** No adapter is this large; a zip that claims so is not worth its memory. */
 const MAX_BYTES = 1 << 30;
 
-/** What the README.md of an adapter tells. */
-export interface AdapterCard {
-  /** Title of the page. */
-  name: string;
-  /** The model that the adapter belongs to, as a Hub id or a file name. */
-  baseModel: string;
-  /** Facts about the training, as label and text. */
-  facts?: Record<string, string>;
-}
-
 /** The adapter's two files and a README.md, zipped. */
 export function packAdapter(files: AdapterFiles, card: AdapterCard): Blob {
-  return packFiles([...filesOf(files), { name: 'README.md', bytes: strToU8(modelCard(card)) }]);
+  return packFiles(adapterFolder(files, card));
+}
+
+/** The adapter's two files and a README.md. */
+export function adapterFolder(files: AdapterFiles, card: AdapterCard): ExportedFile[] {
+  return [...filesOf(files), { name: 'README.md', bytes: strToU8(modelCard(card)) }];
 }
 
 /** Files of an adapter, zipped. */
@@ -89,40 +85,4 @@ function baseName(path: string): string {
 
 function badFile(file: string, message: string): WebLoraError {
   return new WebLoraError({ code: 'bad_file', file, message: `${file}: ${message}.` });
-}
-
-function modelCard({ name, baseModel, facts = {} }: AdapterCard): string {
-  const rows = Object.entries(facts).map(([label, text]) => `| ${cell(label)} | ${cell(text)} |`);
-  return `---
-base_model: ${JSON.stringify(baseModel)}
-library_name: peft
-pipeline_tag: text-generation
-tags:
-- lora
-- peft
-- web-lora
----
-
-# ${oneLine(name)}
-
-A LoRA adapter for ${oneLine(baseModel)}, trained in a browser tab with web-lora.
-
-${rows.length > 0 ? `| | |\n| --- | --- |\n${rows.join('\n')}\n\n` : ''}## Use it
-
-\`\`\`python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("the base model")
-model = PeftModel.from_pretrained(base, "the folder with this file")
-\`\`\`
-`;
-}
-
-function oneLine(text: string): string {
-  return text.replace(/\s+/g, ' ').trim();
-}
-
-function cell(text: string): string {
-  return oneLine(text).replaceAll('|', '\\|');
 }

@@ -1,9 +1,11 @@
 /** The engine as the main thread sees it: the same methods, run in a worker of its own. */
 
-import { filesOf, packAdapter, unpackAdapter, type AdapterCard } from './adapter-files.js';
+import { filesOf, packAdapter, unpackAdapter } from './adapter-files.js';
 import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
 import { stopped } from './http.js';
+import { compareLogits, mergedModel, writeMerged, type Logits } from './merged.js';
+import type { AdapterCard } from './model-card.js';
 import { platform } from './platform.js';
 import {
   ENDS_WHEN_STOPPED,
@@ -45,6 +47,11 @@ import type {
   HubSource,
   LoadDatasetOptions,
   LoadModelOptions,
+  LogitsOptions,
+  MergedCheck,
+  MergedModel,
+  MergeOptions,
+  MergeReport,
   ModelInfo,
   ModelSource,
   OptimOptions,
@@ -61,6 +68,9 @@ import type {
   TrainStep,
   WeightedAdapter,
 } from './types.js';
+
+/** What a merged model is asked where nothing else is wanted. */
+const CHECK_PROMPTS = ['Hello! Who are you?', 'The capital of France is', 'Once upon a time there was'];
 
 /** Failures after which the engine cannot hand out its adapter, so that the copy on this side has to do. */
 const LOSSES: readonly ErrorCode[] = ['crashed', 'device_lost', 'disposed', 'gpu', 'out_of_memory'];
@@ -90,6 +100,8 @@ export interface Host {
   startWorker(): EngineWorker;
   /** The absolute address of what a model is called by. */
   address(source: string | URL): string;
+  /** The folder at a path, where there are paths. */
+  folder?(path: string): Promise<FileSystemDirectoryHandle>;
 }
 
 const BROWSER: Host = {
@@ -222,9 +234,12 @@ export class Engine {
     return this.#call('newAdapter', { options }, { signal });
   }
 
-  /** Loads a PEFT adapter: its two files, a zip of them, or the files of its folder. */
+  /**
+   * Loads an adapter: PEFT's two files, a zip of them, or the files of its folder; or one in llama.cpp's format, a GGUF of
+   * factors.
+   */
   async loadAdapter(from: AdapterFiles | Blob | readonly File[], { signal }: Stoppable = {}): Promise<AdapterInfo> {
-    const files = await unpacked(from);
+    const files = await this.#unpacked(from);
     const info = await this.#call('loadAdapter', { files }, { signal });
     this.#lastAdapter = files;
     return info;
@@ -260,6 +275,62 @@ export class Engine {
   }
 
   /**
+   * The model with its adapter as one model, W + ΔW: the files of a Hugging Face folder, to be streamed wherever they are
+   * wanted. Their bytes are made as they are read, of the files that the model was loaded from, which must still be there.
+   * A training under way is waited for by every read; what is trained or loaded later changes nothing in them.
+   */
+  async openMerged(options: MergeOptions = {}, { signal }: Stoppable = {}): Promise<MergedModel> {
+    checkSettings(options);
+    const opened = await this.#call('openMerged', { options }, { signal });
+    const read = (file: number, offset: number, length: number) =>
+      this.#call('readMerged', { merged: opened.id, file, offset, length });
+    return mergedModel(opened, read, async () => void (await this.#call('closeMerged', { merged: opened.id })));
+  }
+
+  /**
+   * The same, written to a folder: one that a person has chosen (`showDirectoryPicker`) or of the page's own storage; in
+   * Node also a path. Files of the same names are written over. When stopped, nothing of them stays.
+   */
+  async saveMerged(
+    folder: FileSystemDirectoryHandle | string,
+    options: MergeOptions = {},
+    { onProgress, signal }: Stoppable & { onProgress?: (progress: Progress) => void } = {},
+  ): Promise<MergeReport> {
+    const merged = await this.openMerged(options, { signal });
+    try {
+      await writeMerged(merged, await this.#folder(folder), { onProgress, signal });
+    } finally {
+      await merged.close();
+    }
+    const { files: _, close: __, ...report } = merged;
+    return report;
+  }
+
+  /**
+   * Loads a merged model in a second engine, beside this one, and compares its logits with those of this one's base and
+   * adapter. Takes the GPU memory of that model besides, and as long as loading it.
+   */
+  async checkMerged(
+    source: ModelSource,
+    { prompts = CHECK_PROMPTS, onProgress, signal }: Stoppable & { prompts?: readonly string[]; onProgress?: (progress: Progress) => void } = {},
+  ): Promise<MergedCheck> {
+    const both: Omit<Logits, 'merged'>[] = [];
+    for (const prompt of prompts) {
+      const base = await this.logits({ prompt, strength: 0 }, { signal });
+      both.push({ base, adapter: await this.logits({ prompt }, { signal }) });
+    }
+    const other = await Engine.create({ variant: this.device.products.variant, signal }, this.#host);
+    try {
+      await other.loadModel(source, { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) });
+      const all: Logits[] = [];
+      for (const [at, prompt] of prompts.entries()) all.push({ ...both[at]!, merged: await other.logits({ prompt }, { signal }) });
+      return compareLogits(all);
+    } finally {
+      other.dispose();
+    }
+  }
+
+  /**
    * Keeps an adapter under a new name, ready for {@link useAdapter}: its files, another of the engine's by its name, or a
    * copy of the one in use where nothing is given. What is in use stays so, and nothing is taken of the GPU.
    */
@@ -268,7 +339,7 @@ export class Engine {
     from?: AdapterFrom | Blob | readonly File[],
     { signal }: Stoppable = {},
   ): Promise<AdapterInfo> {
-    const source = from === undefined || typeof from === 'string' ? from : await unpacked(from);
+    const source = from === undefined || typeof from === 'string' ? from : await this.#unpacked(from);
     return this.#call('addAdapter', { name, from: source }, { signal });
   }
 
@@ -421,6 +492,12 @@ export class Engine {
     });
   }
 
+  /** The logits of the token after a prompt: how much the model holds each token of its vocabulary to be the next. */
+  async logits(options: LogitsOptions, { signal }: Stoppable = {}): Promise<Float32Array<ArrayBuffer>> {
+    checkSettings(options);
+    return this.#call('logits', { options }, { signal });
+  }
+
   /** Ends the worker and gives the GPU's memory back. Calls under way reject with `disposed`. */
   dispose(): void {
     this.#stop({ code: 'disposed', message: 'The engine was disposed of.' });
@@ -441,6 +518,22 @@ export class Engine {
       if (event.type === 'unsaved') callbacks.onUnsaved?.(new WebLoraError(event.error));
       if (event.type === 'adapter') this.#lastAdapter = event.files;
     };
+  }
+
+  async #unpacked(from: AdapterFiles | Blob | readonly File[]): Promise<AdapterFiles> {
+    if ('weights' in from) return from;
+    const [file] = from instanceof Blob ? [from] : from;
+    const alone = from instanceof Blob || from.length === 1;
+    const isGguf = alone && file && (await file.slice(0, 4).text()) === 'GGUF';
+    return isGguf ? this.#call('readAdapterGguf', { file }) : unpackAdapter(from);
+  }
+
+  async #folder(folder: FileSystemDirectoryHandle | string): Promise<FileSystemDirectoryHandle> {
+    if (typeof folder !== 'string') return folder;
+    if (this.#host.folder) return this.#host.folder(folder);
+    const allowed = 'a folder that a person has chosen, as a browser knows no paths';
+    const message = `folder is ${folder}, allowed is ${allowed}`;
+    throw new WebLoraError({ code: 'bad_setting', name: 'folder', value: folder, allowed, message });
   }
 
   #posted(source: ModelSource): PostedSource {
@@ -493,10 +586,6 @@ export class Engine {
     for (const pending of this.#pending.values()) pending.reject(new WebLoraError(this.#end));
     this.#pending.clear();
   }
-}
-
-async function unpacked(from: AdapterFiles | Blob | readonly File[]): Promise<AdapterFiles> {
-  return 'weights' in from ? from : unpackAdapter(from);
 }
 
 function isHub(source: ModelSource): source is HubSource {

@@ -37,6 +37,10 @@ export type ErrorCode =
   | 'gated'
   /** The Hub does not know the access token. */
   | 'bad_token'
+  /** The Hub has a repository of this name already. */
+  | 'name_taken'
+  /** The access token may not do this. */
+  | 'no_rights'
   /** The tab's storage is full; see `neededBytes`. */
   | 'no_space'
   /** The model is being downloaded, here or in another tab. */

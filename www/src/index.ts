@@ -3,8 +3,10 @@
 export { createEngine, type Engine } from './client.js';
 export { WebLoraError, type ErrorCode, type ErrorData } from './errors.js';
 export { hubCache, listHubFiles } from './hub/index.js';
+export { pushToHub } from './hub/push.js';
 export { runs } from './runs/index.js';
-export { packAdapter, packFiles, type AdapterCard } from './adapter-files.js';
+export { adapterFolder, packAdapter, packFiles } from './adapter-files.js';
+export { modelCard, type AdapterCard } from './model-card.js';
 export { trainingScript, type ScriptSettings } from './training-script.js';
 export type { Task } from './task.js';
 export type * from './types.js';

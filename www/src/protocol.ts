@@ -2,6 +2,7 @@
 
 import type { DataFile } from './data-files.js';
 import type { ErrorData } from './errors.js';
+import type { OpenedMerged } from './merged.js';
 import type {
   AdapterEntry,
   AdapterFiles,
@@ -27,6 +28,8 @@ import type {
   GenerateResult,
   HubSource,
   LoadModelOptions,
+  LogitsOptions,
+  MergeOptions,
   ModelInfo,
   OptimOptions,
   OptimReport,
@@ -61,9 +64,13 @@ export interface Commands {
   clearDataset: { result: undefined };
   newAdapter: { options: AdapterOptions; result: AdapterInfo };
   loadAdapter: { files: AdapterFiles; result: AdapterInfo };
+  readAdapterGguf: { file: Blob; result: AdapterFiles };
   adapterInfo: { result: AdapterInfo | undefined };
   saveAdapter: { result: AdapterFiles };
   exportAdapter: { format: Exclude<AdapterFormat, 'peft'>; result: ExportedFile[] };
+  openMerged: { options: MergeOptions; result: OpenedMerged };
+  readMerged: { merged: number; file: number; offset: number; length: number; result: Uint8Array<ArrayBuffer> };
+  closeMerged: { merged: number; result: undefined };
   addAdapter: { name: string; from: AdapterFrom | undefined; result: AdapterInfo };
   useAdapter: { name: string | undefined; result: AdapterInfo | undefined };
   listAdapters: { result: AdapterEntry[] };
@@ -82,6 +89,7 @@ export interface Commands {
   evaluate: { options: EvaluateOptions; result: Evaluation };
   profile: { options: TrainOptions; result: Profile };
   generate: { options: GenerateOptions; result: GenerateResult };
+  logits: { options: LogitsOptions; result: Float32Array<ArrayBuffer> };
 }
 
 export type CommandName = keyof Commands;
@@ -101,6 +109,7 @@ export const ONLY_TELLS: readonly CommandName[] = [
   'inspectAdapter',
   'compressAdapter',
   'combineAdapters',
+  'logits',
   'saveState',
 ];
 

@@ -24,6 +24,7 @@ const WHOLE_NUMBERS = new Set([
   'contextLength',
   'maxNewTokens',
   'topLogprobs',
+  'maxShardBytes',
 ]);
 
 /** Throws `bad_setting` for the first number that is not finite, or not whole where it counts something. */

@@ -53,7 +53,7 @@ function watched(files: readonly ByteSource[], failures: unknown[]): ByteSource[
 
 /** Opens each file of a source, reading no more of it than its size. */
 async function openSource(source: PostedSource, options: OpenOptions): Promise<ByteSource[]> {
-  if ('files' in source) return source.files.map((file) => fileSource(file));
+  if ('files' in source) return source.files.map((file) => fileSource(file, file.name));
   if ('hub' in source) return openHub(source.hub, options);
   const { signal } = options;
   const open = (url: string) => openUrl({ url, name: lastPart(new URL(url).pathname), signal });
@@ -129,7 +129,7 @@ function hubAsk(address: HubAddress, url: string, name: string, signal: AbortSig
   return (range) => ask(address, url, name, { headers: { Range: range }, signal });
 }
 
-function fileSource(file: File, name = file.name): ByteSource {
+export function fileSource(file: Blob, name: string): ByteSource {
   return {
     name,
     size: file.size,
@@ -154,7 +154,7 @@ async function openUrl(what: Ask): Promise<ByteSource> {
   if (probe.status === 200) {
     // No ranges here: the browser takes the whole file in, on its own disk rather than in our memory.
     const blob = await probe.blob();
-    return fileSource(new File([blob], name));
+    return fileSource(blob, name);
   }
   const size = totalSize(probe);
   await probe.body?.cancel();

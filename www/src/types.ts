@@ -6,6 +6,7 @@ export type * from './types/hub.js';
 export type * from './types/data.js';
 export type * from './types/adapter.js';
 export type * from './types/adapter-tools.js';
+export type * from './types/merged.js';
 export type * from './types/training.js';
 export type * from './types/evaluation.js';
 export type * from './types/cost.js';

@@ -2,6 +2,7 @@
 
 import init, { Engine } from '../pkg/web_lora.js';
 import type { DataFile } from './data-files.js';
+import type { OpenedMerged } from './merged.js';
 import type { LoadSettings, WeightedSource } from './protocol.js';
 import type {
   AdapterEntry,
@@ -25,6 +26,8 @@ import type {
   Forecast,
   GenerateOptions,
   GenerateResult,
+  LogitsOptions,
+  MergeOptions,
   ModelInfo,
   OptimOptions,
   OptimReport,
@@ -66,9 +69,12 @@ export interface WasmEngine {
   clearDataset(): void;
   newAdapter(options: AdapterOptions): Promise<AdapterInfo>;
   loadAdapter(config: Uint8Array, weights: Uint8Array): AdapterInfo;
+  /** PEFT's two files of one in llama.cpp's format, for the loaded model. */
+  readAdapterGguf(file: ByteSource): Promise<AdapterFiles>;
   adapterInfo(): AdapterInfo | undefined;
   saveAdapter(): AdapterFiles | Promise<AdapterFiles>;
   exportAdapter(format: string): Promise<ExportedFile[]>;
+  merge(options: MergeOptions): Promise<WasmMerged>;
   addAdapter(name: string, from: AdapterFrom | undefined): Promise<AdapterInfo>;
   useAdapter(name: string | undefined): Promise<AdapterInfo | undefined>;
   listAdapters(): AdapterEntry[];
@@ -92,6 +98,14 @@ export interface WasmEngine {
   profile(): Promise<Profile>;
   endTraining(): void;
   generate(options: GenerateOptions, onToken: (text: string) => boolean): Promise<GenerateResult>;
+  logits(options: LogitsOptions): Promise<Float32Array<ArrayBuffer>>;
+}
+
+/** A merged model, which goes on being what it was whatever its engine does. */
+export interface WasmMerged {
+  report(): Omit<OpenedMerged, 'id'>;
+  read(file: number, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+  free(): void;
 }
 
 /** Compiles the module and asks for a GPU. */

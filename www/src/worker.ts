@@ -17,13 +17,16 @@ import {
   type ToWorker,
 } from './protocol.js';
 import { Session } from './session.js';
-import { withFiles } from './sources.js';
+import { fileSource, withFiles } from './sources.js';
 import type { Listener } from './training.js';
 import type { AdapterFiles, DeviceInfo, Profile, Progress, TrainOptions } from './types.js';
-import { createWasmEngine, type WasmEngine } from './wasm.js';
+import { createWasmEngine, type WasmEngine, type WasmMerged } from './wasm.js';
 
 /** Once it has been created. */
 let engine: { wasm: WasmEngine; session: Session } | undefined;
+/** Merged models that are being read. */
+const merges = new Map<number, WasmMerged>();
+let nextMerged = 1;
 let crash: ErrorData | undefined;
 let crashed: (error: ErrorData) => void;
 /** Rejects when the engine dies: a panic inside a wasm future never settles the promise that waits for it. */
@@ -102,12 +105,29 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
       return session.newAdapter(command.options);
     case 'loadAdapter':
       return session.loadAdapter(command.files);
+    case 'readAdapterGguf':
+      return wasm.readAdapterGguf(fileSource(command.file, 'adapter.gguf'));
     case 'adapterInfo':
       return wasm.adapterInfo();
     case 'saveAdapter':
       return wasm.saveAdapter();
     case 'exportAdapter':
       return wasm.exportAdapter(command.format);
+    case 'openMerged': {
+      const merged = await wasm.merge(command.options);
+      const id = nextMerged++;
+      merges.set(id, merged);
+      return { id, ...merged.report() };
+    }
+    case 'readMerged': {
+      const merged = merges.get(command.merged);
+      if (!merged) throw new WebLoraError({ code: 'not_ready', message: 'This merged model has been closed.' });
+      return merged.read(command.file, command.offset, command.length);
+    }
+    case 'closeMerged':
+      merges.get(command.merged)?.free();
+      merges.delete(command.merged);
+      return undefined;
     case 'addAdapter':
       return wasm.addAdapter(command.name, command.from);
     case 'useAdapter':
@@ -149,6 +169,8 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
         emit(id, { type: 'token', text });
         return !signal.aborted;
       });
+    case 'logits':
+      return wasm.logits(command.options);
     default:
       return command satisfies never;
   }
@@ -194,9 +216,9 @@ async function profile(
   return profile;
 }
 
-/** Buffers to move rather than copy: those of an adapter, of a run or of exported files. */
+/** Buffers to move rather than copy: those of an adapter, of a run, of logits or of files written. */
 function transfers(result: CommandResult<CommandName> | AdapterFiles): Transferable[] {
-  if (result instanceof Uint8Array) return [result.buffer];
+  if (result instanceof Uint8Array || result instanceof Float32Array) return [result.buffer];
   if (Array.isArray(result)) return result.flatMap((entry) => ('bytes' in entry ? [entry.bytes.buffer] : []));
   if (typeof result !== 'object' || !('config' in result)) return [];
   return [result.config.buffer, result.weights.buffer];

@@ -1,7 +1,7 @@
 /**
- * A stand-in for the Hugging Face Hub, which tests cannot reach: the part of it that a download meets, with its status
- * codes, headers and redirects, on one port, and the content network that it sends large files to on another. What
- * goes wrong on the way can be switched on.
+ * A stand-in for the Hugging Face Hub, which tests cannot reach: the part of it that a download or an upload meets, with
+ * its status codes, headers and redirects, on one port, and the content network that large files come from and go to on
+ * another. What goes wrong on the way can be switched on.
  */
 
 import { createHash } from 'node:crypto';
@@ -24,6 +24,9 @@ interface RepoOptions {
 
 interface Repo extends RepoOptions {
   commit: string;
+  visibility?: string;
+  /** Summaries, the newest last. */
+  history?: string[];
   files: Map<string, StoredFile>;
 }
 
@@ -47,6 +50,8 @@ export class HubServer {
   readonly token = 'hf_someone';
   /** The token of someone who has accepted none. */
   readonly stranger = 'hf_stranger';
+  /** Whose repositories the first token may make and write to. The other may write to none. */
+  readonly owner = 'someone';
   readonly log: Seen[] = [];
   /** Cuts the connection of so many answers of the content network, each after so many bytes. */
   cuts = { answers: 0, after: 0 };
@@ -57,12 +62,17 @@ export class HubServer {
   /** Stays the same when the server has stopped. */
   endpoint = '';
   readonly #repos = new Map<string, Repo>();
+  /** Large files that were sent, by their SHA-256. */
+  readonly #received = new Map<string, Buffer>();
   readonly #hub: Server;
   readonly #cdn: Server;
 
   private constructor() {
-    this.#hub = createServer((request, response) => void this.#serve('hub', request, response));
-    this.#cdn = createServer((request, response) => void this.#serve('cdn', request, response));
+    // An upload that is broken off ends the answer to it.
+    const serve = (server: Seen['server']) => (request: IncomingMessage, response: ServerResponse) =>
+      void this.#serve(server, request, response).catch(() => response.destroy());
+    this.#hub = createServer(serve('hub'));
+    this.#cdn = createServer(serve('cdn'));
   }
 
   static async start(): Promise<HubServer> {
@@ -89,6 +99,14 @@ export class HubServer {
     this.#repos.set(name, { ...options, commit, files });
   }
 
+  /** What is in a repository that was made by an upload. */
+  pushed(name: string): { visibility: string; history: string[]; files: Record<string, Buffer> } | undefined {
+    const repo = this.#repos.get(name);
+    if (!repo?.history) return undefined;
+    const files = Object.fromEntries([...repo.files].map(([path, { bytes }]) => [path, bytes]));
+    return { visibility: repo.visibility ?? '', history: repo.history, files };
+  }
+
   commitOf(name: string): string {
     return this.#repos.get(name)?.commit ?? '';
   }
@@ -104,12 +122,18 @@ export class HubServer {
     const path = decodeURIComponent(url.pathname);
     const { origin = '*', range, authorization } = request.headers;
     if (request.method === 'OPTIONS') {
-      // The content network allows nothing that a page would have to ask for first.
-      const allowed = { 'Access-Control-Allow-Headers': 'authorization,range', 'Access-Control-Allow-Origin': origin };
-      response.writeHead(server === 'hub' ? 204 : 403, server === 'hub' ? allowed : {}).end();
+      // The content network allows nothing that a page would have to ask for first, but for what is sent there.
+      const may = server === 'hub' || path.startsWith('/receive/');
+      const allowed = {
+        'Access-Control-Allow-Headers': server === 'hub' ? 'authorization,content-type,range' : 'content-type,x-request-id',
+        'Access-Control-Allow-Methods': server === 'hub' ? 'GET,POST' : 'PUT',
+        'Access-Control-Allow-Origin': origin,
+      };
+      response.writeHead(may ? 204 : 403, may ? allowed : {}).end();
       return;
     }
     this.log.push({ server, path, range, authorization });
+    if (server === 'cdn' && request.method === 'PUT') return this.#receive(path, request, response);
     if (server === 'cdn') return this.#content(path, request, response);
     response.setHeader('Access-Control-Allow-Origin', origin);
     response.setHeader('Access-Control-Expose-Headers', EXPOSED);
@@ -124,6 +148,7 @@ export class HubServer {
     if (bearer && bearer !== this.token && bearer !== this.stranger) {
       return refuse(response, 401, undefined, 'Invalid credentials in Authorization header');
     }
+    if (request.method === 'POST') return this.#write(path, await bodyOf(request), bearer, response);
     if (!repo || !model) return refuse(response, 401, 'RepoNotFound', 'Repository not found');
     const known = [repo.commit, 'main', ...(repo.branches ?? [])];
     if (!known.includes(revision ?? '')) return refuse(response, 404, 'RevisionNotFound', `Invalid rev id: ${revision}`);
@@ -146,6 +171,53 @@ export class HubServer {
       ? `${addressOf(this.#cdn)}/signed/${model}/${repo.commit}/${rest}`
       : `/api/resolve-cache/models/${model}/${repo.commit}/${rest}`;
     response.writeHead(file.sha256 ? 302 : 307, { Location: location }).end();
+  }
+
+  /** What an upload asks for: a new repository, how to send each file, where to, and the commit of all. */
+  #write(path: string, body: Buffer, bearer: string | undefined, response: ServerResponse): void {
+    const fail = (status: number, error: string) => json(response, { error }, status);
+    if (!bearer) return fail(401, 'Invalid username or password.');
+    const named = /^\/api\/models\/([^/]+\/[^/]+)\/(preupload|commit)\/main$/.exec(path) ?? /^\/([^/]+\/[^/]+)\.git\/info\/lfs\/objects\/(batch)$/.exec(path);
+    const created = path === '/api/repos/create' ? (JSON.parse(String(body)) as { name: string; organization: string; visibility: string }) : undefined;
+    const model = created ? `${created.organization}/${created.name}` : (named?.[1] ?? '');
+    if (bearer !== this.token || !model.startsWith(`${this.owner}/`)) {
+      return fail(403, `You don't have the rights to create a model under the namespace "${model.split('/')[0]}"`);
+    }
+    const repo = this.#repos.get(model);
+    if (created) {
+      if (repo) return fail(409, 'You already created this model repo');
+      this.#repos.set(model, { commit: '0'.repeat(40), files: new Map(), visibility: created.visibility, history: [] });
+      return json(response, { url: `${this.endpoint}/${model}`, id: model, name: model });
+    }
+    if (!repo) return fail(404, 'Repository not found');
+    if (named?.[2] === 'preupload') {
+      const { files } = JSON.parse(String(body)) as { files: { path: string }[] };
+      return json(response, { files: files.map(({ path }) => ({ path, uploadMode: isLarge(path) ? 'lfs' : 'regular', shouldIgnore: false })) });
+    }
+    if (named?.[2] === 'batch') {
+      const { objects } = JSON.parse(String(body)) as { objects: { oid: string; size: number }[] };
+      const upload = (oid: string) => ({ upload: { href: `${addressOf(this.#cdn)}/receive/${oid}` } });
+      return json(response, { transfer: 'basic', objects: objects.map((object) => ({ ...object, actions: upload(object.oid) })) });
+    }
+    for (const line of String(body).split('\n')) {
+      const { key, value } = JSON.parse(line) as { key: string; value: Record<string, string> };
+      if (key === 'header') repo.history?.push(value.summary ?? '');
+      const bytes = key === 'file' ? Buffer.from(value.content ?? '', 'base64') : this.#received.get(value.oid ?? '');
+      if (key !== 'header' && !bytes) return fail(400, `${value.path} was not sent`);
+      if (bytes) repo.files.set(value.path ?? '', stored(value.path ?? '', bytes));
+    }
+    repo.commit = hash('sha1', body);
+    json(response, { success: true, commitOid: repo.commit, commitUrl: `${this.endpoint}/${model}/commit/${repo.commit}`, hookOutput: '' });
+  }
+
+  async #receive(path: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    response.setHeader('Access-Control-Allow-Origin', '*');
+    const bytes = await bodyOf(request, this.delayMs);
+    const sha256 = path.replace('/receive/', '');
+    if (hash('sha256', bytes) !== sha256) return void response.writeHead(400).end();
+    this.#received.set(sha256, bytes);
+    // As stores of large files have it; the library's progress needs some header that a page may see.
+    response.writeHead(200, { 'Content-Length': 0 }).end();
   }
 
   #info(model: string, { commit, gated, license, files }: Repo): object {
@@ -214,8 +286,22 @@ async function send(
   response.end();
 }
 
+/** All that was sent, taken in slowly where that is wanted. */
+async function bodyOf(request: IncomingMessage, delayMs = 0): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  for await (const piece of request) {
+    pieces.push(piece as Buffer);
+    if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs));
+  }
+  return Buffer.concat(pieces);
+}
+
+function isLarge(path: string): boolean {
+  return !path.endsWith('.json') && !path.endsWith('.md');
+}
+
 function stored(path: string, bytes: Buffer): StoredFile {
-  const large = !path.endsWith('.json');
+  const large = isLarge(path);
   const sha256 = large ? hash('sha256', bytes) : undefined;
   const blob = sha256 ? Buffer.from(`version https://git-lfs.github.com/spec/v1\noid sha256:${sha256}\nsize ${bytes.length}\n`) : bytes;
   return { bytes, sha256, oid: hash('sha1', Buffer.concat([Buffer.from(`blob ${blob.length}\0`), blob])) };
@@ -231,8 +317,8 @@ function refuse(response: ServerResponse, status: number, code: string | undefin
   response.writeHead(status, { 'Content-Type': 'text/plain' }).end(message);
 }
 
-function json(response: ServerResponse, value: unknown): void {
-  response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(value));
+function json(response: ServerResponse, value: unknown, status = 200): void {
+  response.writeHead(status, { 'Content-Type': 'application/json' }).end(JSON.stringify(value));
 }
 
 function addressOf(server: Server): string {

@@ -19,9 +19,7 @@ export function cacheFolder(): string {
 export const diskPlatform: Platform = {
   storage: {
     async getDirectory() {
-      const path = cacheFolder();
-      await mkdir(path, { recursive: true });
-      return new Folder(path) as unknown as FileSystemDirectoryHandle;
+      return diskFolder(cacheFolder());
     },
     async estimate() {
       await mkdir(cacheFolder(), { recursive: true });
@@ -32,6 +30,12 @@ export const diskPlatform: Platform = {
   },
   locks: diskLocks(() => join(cacheFolder(), 'locks')),
 };
+
+/** The folder at a path, made where it is not there. */
+export async function diskFolder(path: string): Promise<FileSystemDirectoryHandle> {
+  await mkdir(path, { recursive: true });
+  return new Folder(path) as unknown as FileSystemDirectoryHandle;
+}
 
 class Folder {
   readonly kind = 'directory';
@@ -72,6 +76,12 @@ class Folder {
   }
 }
 
+interface Writable {
+  write(data: Blob | string | Uint8Array): Promise<void>;
+  close(): Promise<void>;
+  abort(): Promise<void>;
+}
+
 class StoredFile {
   readonly kind = 'file';
 
@@ -87,7 +97,7 @@ class StoredFile {
   }
 
   /** Written beside, and put in the place of the file at the end. */
-  async createWritable(): Promise<{ write(data: Blob | string | Uint8Array): Promise<void>; close(): Promise<void> }> {
+  async createWritable(): Promise<Writable> {
     const beside = `${this.path}.${process.pid}.new`;
     await writeFile(beside, '');
     return {
@@ -96,6 +106,7 @@ class StoredFile {
         await writeFile(beside, bytes, { flag: 'a', flush: true });
       },
       close: () => rename(beside, this.path),
+      abort: () => rm(beside),
     };
   }
 

@@ -7,7 +7,7 @@ import { WebLoraError } from '../errors.js';
 import { usePlatform } from '../platform.js';
 import type { FromWorker, ToWorker } from '../protocol.js';
 import type { EngineOptions, Stoppable } from '../types.js';
-import { diskPlatform } from './disk.js';
+import { diskFolder, diskPlatform } from './disk.js';
 
 export * from '../index.js';
 
@@ -30,6 +30,7 @@ const NODE: Host = {
     const text = String(source);
     return /^(https?|file):/.test(text) ? text : pathToFileURL(text).href;
   },
+  folder: diskFolder,
 };
 
 /** A thread that looks like a browser's worker. While it has nothing to do, the process may end. */

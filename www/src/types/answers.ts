@@ -59,3 +59,13 @@ export interface TokenLogprobs extends TokenLogprob {
   /** The likeliest first. */
   top: TokenLogprob[];
 }
+
+/** What to give the logits of. */
+export interface LogitsOptions {
+  /** A conversation, put through the model's chat template. */
+  messages?: Message[];
+  /** Plain text, instead of `messages`. */
+  prompt?: string;
+  /** Of the adapter; 0 is the base model. */
+  strength?: number;
+}

@@ -1,5 +1,8 @@
 /** Models of the Hugging Face Hub, and those of them that the tab keeps. */
 
+import type { Stoppable } from './device.js';
+import type { Progress } from './model.js';
+
 /**
  * A model by its name on the Hugging Face Hub. Its files are downloaded into the tab's storage, from where a second
  * load takes them without the network.
@@ -60,4 +63,29 @@ export interface CachedModel {
   sizeBytes: number;
   cachedBytes: number;
   complete: boolean;
+}
+
+/** Where to put files on the Hub, and how. */
+export interface PushOptions extends Stoppable {
+  /** `org/name`, or one's own name for the first. */
+  repo: string;
+  /** Access token with the right to write. It is sent to the endpoint alone, and not kept. */
+  token: string;
+  /** Only oneself can see it. Default: true. */
+  isPrivate?: boolean;
+  /** The repository is there already: adds a commit to it. Default: false. */
+  update?: boolean;
+  /** Of the commit. */
+  title?: string;
+  /** Of a mirror; https://huggingface.co where not given. */
+  endpoint?: string;
+  /** Called often, with bytes of the files that have arrived. */
+  onProgress?: (progress: Progress) => void;
+}
+
+/** What came of it. */
+export interface PushResult {
+  /** Of the repository. */
+  url: string;
+  commit: string;
 }

@@ -29,7 +29,7 @@ export interface LoadModelOptions {
 /** How far some work has come. */
 export interface Progress {
   /** `wait`: another tab is downloading this model. `verify`: what there is of it is read again. */
-  phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile' | 'evaluate';
+  phase: 'wait' | 'verify' | 'download' | 'open' | 'weights' | 'compile' | 'evaluate' | 'write' | 'upload';
   /** Bytes or pipelines done, out of `total`. */
   loaded: number;
   total: number;

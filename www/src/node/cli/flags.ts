@@ -4,7 +4,14 @@
  */
 
 import { parseArgs } from 'node:util';
-import type { AdapterOptions, GenerateOptions, LoadDatasetOptions, LoadModelOptions, TrainOptions } from '../../types.js';
+import type {
+  AdapterOptions,
+  GenerateOptions,
+  LoadDatasetOptions,
+  LoadModelOptions,
+  MergeOptions,
+  TrainOptions,
+} from '../../types.js';
 
 /** What follows a flag: nothing, a number, a text, texts or numbers with commas between them, or JSON. */
 type Kind = 'flag' | 'number' | 'text' | 'texts' | 'numbers' | 'json';
@@ -78,6 +85,11 @@ export const GENERATE_FLAGS = {
   topLogprobs: ['number', 'tells with --json how likely each token was, and so many of the likeliest'],
   strength: ['number', 'of the adapter: 0 is the base model, 1 the adapter'],
 } satisfies Options<Omit<GenerateOptions, 'messages' | 'prompt'>>;
+
+export const MERGE_FLAGS = {
+  dtype: ['text', 'of the merged weights: f32, f16 or bf16; where not given what the base has, f16 of a quantised one'],
+  maxShardBytes: ['number', 'largest file of merged weights, in bytes'],
+} satisfies Options<MergeOptions>;
 
 /** A command line that cannot be made out. */
 export class UsageError extends Error {}

@@ -10,6 +10,8 @@ const PHASES: Record<Progress['phase'], string> = {
   weights: 'loading the weights',
   compile: 'compiling',
   evaluate: 'evaluating',
+  write: 'writing the merged model',
+  upload: 'uploading',
 };
 /** Where lines cannot be written over, one now and then is enough. */
 const LINE_MS = 2000;

@@ -3,7 +3,8 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AdapterFiles } from '../../types.js';
-import { ADAPTER_FLAGS, DATA_FLAGS, TRAIN_FLAGS, UsageError, pick, readFlags, type Flags } from './flags.js';
+import { ADAPTER_FLAGS, DATA_FLAGS, MERGE_FLAGS, TRAIN_FLAGS, UsageError, pick, readFlags, type Flags } from './flags.js';
+import { saveMerged } from './merge.js';
 import { SESSION_FLAGS, loadModel, openSession, readAdapter, readExamples, type Session } from './session.js';
 
 const OWN_FLAGS = {
@@ -11,6 +12,8 @@ const OWN_FLAGS = {
   evalData: ['texts', 'the same to evaluate on, instead of a share of the examples'],
   out: ['text', 'folder for adapter_config.json and adapter_model.safetensors'],
   adapter: ['text', 'folder of an adapter to go on from, rather than a new one'],
+  merged: ['text', 'folder for the whole model with the adapter merged into it, as well'],
+  ...MERGE_FLAGS,
 } satisfies Flags;
 
 export const TRAIN_GROUPS: Record<string, Flags> = {
@@ -24,13 +27,14 @@ interface Given {
   evalData?: string[];
   out?: string;
   adapter?: string;
+  merged?: string;
   seed?: number;
 }
 
 /** Trains and writes the adapter; false where it was stopped before its end. */
 export async function train(args: string[]): Promise<boolean> {
   const values = readFlags(args, Object.assign({}, ...Object.values(TRAIN_GROUPS)));
-  const { data, evalData, out, adapter, seed } = values as Given;
+  const { data, evalData, out, adapter, merged, seed } = values as Given;
   if (!data) throw new UsageError('--data is missing: a file of examples.');
   if (!out) throw new UsageError('--out is missing: a folder for the adapter.');
   // What cannot be read or written is best known before the work.
@@ -58,6 +62,7 @@ export async function train(args: string[]): Promise<boolean> {
     const stopped = await learn(session);
     await write(out, await engine.saveAdapter());
     process.stdout.write(session.values.json ? `${JSON.stringify({ type: 'saved', out })}\n` : `${out}\n`);
+    if (merged !== undefined && !stopped) await saveMerged(session, merged);
     return !stopped;
   } catch (error) {
     // What was learned before a fault is not lost.
