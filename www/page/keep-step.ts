@@ -1,6 +1,7 @@
 /** The adapter on its way out, in the format of who is to read it, and back in; and its training as a script. */
 
 import { packAdapter, packFiles, trainingScript, type AdapterCard, type AdapterFiles, type AdapterFormat } from 'web-lora';
+import type { NamedAdapter } from './adapters.js';
 import { toError, type App, type State } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
@@ -27,17 +28,15 @@ export function keepStep(app: App, settings: Settings): void {
   const error = byId('keep-error');
   const name = byId<HTMLInputElement>('keep-name');
   const format = byId<HTMLSelectElement>('keep-format');
-  let named = '';
+  let namedFor: string | undefined;
   let card: Omit<AdapterCard, 'name'> = { baseModel: 'unknown' };
 
   const open = (files: File[]) => {
     showText(error, undefined);
-    const [first] = files;
-    const from = files.length === 1 && first ? first : files;
     void app.run(
       'adapter',
       async () => {
-        app.update({ adapter: await app.engine.loadAdapter(from), lastLoss: undefined });
+        await app.adapters.open(files);
         announce('The adapter is loaded. You can compare the answers now.');
       },
       (failure) => showText(error, failure.message),
@@ -55,7 +54,7 @@ export function keepStep(app: App, settings: Settings): void {
   const current = async () => {
     const { adapter, trouble } = app.state;
     if (adapter && !trouble) return app.engine.saveAdapter();
-    return app.lastAdapter;
+    return app.adapters.newest;
   };
   const save = async (chosen: AdapterFormat) => {
     if (chosen === 'peft') {
@@ -94,42 +93,43 @@ export function keepStep(app: App, settings: Settings): void {
   format.addEventListener('change', showFormat);
   showFormat();
   byId('trouble-download').addEventListener('click', () => {
-    if (app.lastAdapter) download(app.lastAdapter);
+    if (app.adapters.newest) download(app.adapters.newest);
   });
 
   app.onChange((state) => {
-    const { adapter, model, dataset, busy, trouble } = state;
-    const kept = adapter !== undefined || app.lastAdapter !== undefined;
+    const { adapter, model, busy, trouble } = state;
+    const kept = adapter !== undefined || app.adapters.newest !== undefined;
     byId('after').hidden = !kept;
     byId<HTMLButtonElement>('keep-download').disabled = busy !== undefined;
     for (const button of byId('keep-drop').querySelectorAll('button')) {
       button.disabled = busy !== undefined || !model || trouble !== undefined;
     }
     if (!adapter) return;
-    card = cardOf(state);
+    card = cardOf(app, adapter);
     showFacts(byId('keep-facts'), {
       Rank: `${adapter.r}, alpha ${adapter.loraAlpha}`,
       Parameters: `${formatShort(adapter.parameters)}, ${((100 * adapter.parameters) / adapter.baseParameters).toFixed(1)} %`,
       Steps: formatCount(adapter.trainedSteps),
     });
-    // A name that the person has typed stays.
-    if (name.value === named) {
-      named = fileName([dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' '));
-      name.value = named;
+    // A name that the person has typed stays, until another adapter is in use.
+    if (adapter.name !== namedFor) {
+      namedFor = adapter.name;
+      name.value = fileName([adapter.name, model?.name].filter(Boolean).join(' '));
     }
   });
 }
 
-function cardOf({ model, dataset, adapter, lastLoss }: State): Omit<AdapterCard, 'name'> {
-  const facts: Record<string, string> = {};
-  if (adapter) {
-    facts['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}`;
-    facts['Target modules'] = adapter.targetModules.join(', ');
-    facts['Steps'] = formatCount(adapter.trainedSteps);
-  }
-  if (dataset) facts['Examples'] = `${formatCount(dataset.examples)}, from ${dataset.file}`;
-  if (lastLoss !== undefined) facts['Loss at the end'] = formatLoss(lastLoss);
-  return { baseModel: model?.name ?? 'unknown', facts };
+/** What the card of an adapter tells. */
+export function cardOf({ state, adapters }: App, adapter: NamedAdapter): Omit<AdapterCard, 'name'> {
+  const facts: Record<string, string> = {
+    'Rank and alpha': `${adapter.r} and ${adapter.loraAlpha}${adapter.useRslora ? ', rsLoRA' : ''}`,
+    'Target modules': adapter.targetModules.join(', '),
+    Steps: formatCount(adapter.trainedSteps),
+  };
+  const origin = adapters.origin(adapter.name);
+  if (origin) facts['Examples'] = origin.examples;
+  if (origin?.loss !== undefined) facts['Loss at the end'] = formatLoss(origin.loss);
+  return { baseModel: state.model?.name ?? 'unknown', facts };
 }
 
 /** The training with the settings as they are now; a model or file of this device is taken to lie beside the script. */
@@ -146,7 +146,8 @@ function scriptOf({ model, modelSource, dataset }: State, settings: Settings): s
   });
 }
 
-function fileName(text: string): string {
+/** A name as one of a file. */
+export function fileName(text: string): string {
   return text.toLowerCase().replace(/[^\p{L}\p{N}._]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '') || 'adapter';
 }
 
