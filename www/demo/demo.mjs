@@ -19,7 +19,7 @@ const SETTINGS = { STEPS: 'steps', SEED: 'seed', LR: 'learningRate', RANK: 'r', 
 const OUT = variable('OUT') ?? 'out';
 const POLL_MS = 200;
 /** Round what is in a picture, in pixels. */
-const MARGIN = 20;
+const MARGIN = 12;
 /** A model by name, as the page takes it. */
 const HUB_NAME = /^[\w.-]+\/[\w.-]+(@.+)?$/;
 
@@ -55,8 +55,9 @@ async function until(page, selector, meanwhile = async () => undefined) {
 async function facts(page, id) {
   const rows = await page.locator(`#${id} > div`).all();
   const texts = rows.map(async (row) => {
-    const [label, value] = [await row.locator('dt').innerText(), await row.locator('dd').innerText()];
-    return `${label.toLowerCase()} ${value}`;
+    // Of a fold that is closed there is no inner text.
+    const [label, value] = [await row.locator('dt').textContent(), await row.locator('dd').textContent()];
+    return `${label?.toLowerCase()} ${value}`;
   });
   return (await Promise.all(texts)).join(', ');
 }
@@ -142,11 +143,11 @@ async function compare(page) {
 /** Training and answers as they are on the page now. @param {Page} page @param {string} file */
 async function takePicture(page, file) {
   await page.locator('#settings').evaluate((fold) => fold.removeAttribute('open'));
-  const top = await page.locator('#train-step').boundingBox();
-  const bottom = await page.locator('#after').boundingBox();
-  if (!top || !bottom) throw new PageError('there is nothing to take a picture of');
-  const y = top.y - MARGIN;
-  const clip = { x: 0, y, width: page.viewportSize()?.width ?? 0, height: bottom.y + bottom.height + MARGIN - y };
+  const clip = await page.evaluate((margin) => {
+    const [from, to] = ['train-step', 'after'].map((id) => document.getElementById(id)?.getBoundingClientRect());
+    const y = scrollY + (from?.top ?? 0) - margin;
+    return { x: 0, y, width: innerWidth, height: scrollY + (to?.bottom ?? 0) + margin - y };
+  }, MARGIN);
   await page.screenshot({ path: file, fullPage: true, clip });
   say('picture', file);
 }

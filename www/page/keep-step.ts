@@ -28,7 +28,7 @@ export function keepStep(app: App, settings: Settings): void {
   const error = byId('keep-error');
   const name = byId<HTMLInputElement>('keep-name');
   const format = byId<HTMLSelectElement>('keep-format');
-  let namedFor: string | undefined;
+  let named = '';
   let card: Omit<AdapterCard, 'name'> = { baseModel: 'unknown' };
 
   const open = (files: File[]) => {
@@ -112,10 +112,9 @@ export function keepStep(app: App, settings: Settings): void {
       Steps: formatCount(adapter.trainedSteps),
     });
     // A name that the person has typed stays, until another adapter is in use.
-    if (adapter.name !== namedFor) {
-      namedFor = adapter.name;
-      name.value = fileName([adapter.name, model?.name].filter(Boolean).join(' '));
-    }
+    const proposed = fileName([adapter.name, model?.name].filter(Boolean).join(' '));
+    if (proposed !== named) name.value = proposed;
+    named = proposed;
   });
 }
 
