@@ -108,7 +108,7 @@ test('a conversation goes on, and can be begun anew', async ({ studio, page }) =
   await studio.unfold();
   await page.check('#certainty');
   expect(await studio.ask('Hi')).toEqual(first);
-  await expect(studio.get('.turn:last-child .tuned .quiet')).toContainText(/Least sure of “.+” at \d+ %/);
+  await expect(studio.get('.turn:last-child .tuned p.quiet')).toContainText(/Least sure of “.+” at \d+ %/);
 });
 
 test('the memory a training takes is foreseen, and what another setting would change', async ({ studio, page }) => {
