@@ -35,7 +35,7 @@ test('every state of the path can be used by anyone', async ({ studio, page }) =
   await expect(studio.answer('tuned')).not.toBeEmpty();
   await expect(studio.get('#compare-ask')).toBeVisible();
   await inspect(page, 'talking');
-  for (const tab of ['adapters', 'inside', 'export']) {
+  for (const tab of ['inside', 'export']) {
     await studio.get(`#tab-${tab}`).click();
     await inspect(page, tab);
   }
