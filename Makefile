@@ -7,7 +7,7 @@
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
 #               DATA= .jsonl file   OUT= folder for the adapter
-#               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=
+#               STEPS= SEED= LR= RANK= ALPHA= TARGETS= (q_proj,v_proj or all-linear)   PROMPT=   PICTURE= file.png
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
 # make bench    measures products, training steps and generation, natively and in Chromium: target/bench.json
 # make bench-peers  measures steps and products beside jax-js, TensorFlow.js and ferrotensor: target/bench.json
@@ -71,7 +71,7 @@ run: $(SITE) $(MODEL_FILE)
 	@.ci/setup npm
 	cd www && npm run --silent start
 
-DEMO_VARIABLES := MODEL HUB DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT
+DEMO_VARIABLES := MODEL HUB DATA OUT STEPS SEED LR RANK ALPHA TARGETS PROMPT PICTURE
 export $(DEMO_VARIABLES)
 
 demo: $(SITE) $(if $(MODEL),,$(MODEL_FILE))

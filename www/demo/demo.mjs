@@ -18,6 +18,8 @@ import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
 const SETTINGS = { STEPS: 'steps', SEED: 'seed', LR: 'learningRate', RANK: 'r', ALPHA: 'loraAlpha' };
 const OUT = variable('OUT') ?? 'out';
 const POLL_MS = 200;
+/** Round what is in a picture, in pixels. */
+const MARGIN = 12;
 /** A model by name, as the page takes it. */
 const HUB_NAME = /^[\w.-]+\/[\w.-]+(@.+)?$/;
 
@@ -53,8 +55,9 @@ async function until(page, selector, meanwhile = async () => undefined) {
 async function facts(page, id) {
   const rows = await page.locator(`#${id} > div`).all();
   const texts = rows.map(async (row) => {
-    const [label, value] = [await row.locator('dt').innerText(), await row.locator('dd').innerText()];
-    return `${label.toLowerCase()} ${value}`;
+    // Of a fold that is closed there is no inner text.
+    const [label, value] = [await row.locator('dt').textContent(), await row.locator('dd').textContent()];
+    return `${label?.toLowerCase()} ${value}`;
   });
   return (await Promise.all(texts)).join(', ');
 }
@@ -137,6 +140,18 @@ async function compare(page) {
   say('tuned', await page.innerText('.turn:last-child [data-side=tuned]'));
 }
 
+/** Training and answers as they are on the page now. @param {Page} page @param {string} file */
+async function takePicture(page, file) {
+  await page.locator('#settings').evaluate((fold) => fold.removeAttribute('open'));
+  const clip = await page.evaluate((margin) => {
+    const [from, to] = ['train-step', 'after'].map((id) => document.getElementById(id)?.getBoundingClientRect());
+    const y = scrollY + (from?.top ?? 0) - margin;
+    return { x: 0, y, width: innerWidth, height: scrollY + (to?.bottom ?? 0) + margin - y };
+  }, MARGIN);
+  await page.screenshot({ path: file, fullPage: true, clip });
+  say('picture', file);
+}
+
 /** @param {Page} page */
 async function keep(page) {
   await page.click('#tab-export');
@@ -162,7 +177,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const server = await preview({ root, configFile: path.join(root, 'vite.config.ts'), logLevel: 'error' });
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
 try {
-  const page = await browser.newPage({ acceptDownloads: true });
+  const page = await browser.newPage({ acceptDownloads: true, viewport: { width: 820, height: 900 } });
   const hub = variable('HUB');
   await page.goto(`${server.resolvedUrls?.local[0] ?? ''}${hub ? `?hub=${hub}` : ''}`);
   await until(page, '#device:not([data-state=waiting])');
@@ -172,6 +187,8 @@ try {
   await giveExamples(page);
   await train(page);
   await compare(page);
+  const picture = variable('PICTURE');
+  if (picture) await takePicture(page, picture);
   await keep(page);
 } catch (error) {
   console.error(error instanceof PageError ? `error       ${error.message}` : error);

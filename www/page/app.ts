@@ -6,8 +6,6 @@
 import {
   createEngine,
   WebLoraError,
-  type AdapterFiles,
-  type AdapterInfo,
   type DataMapping,
   type DatasetReport,
   type Engine,
@@ -21,6 +19,7 @@ import {
   type TrainOptions,
   type Variant,
 } from 'web-lora';
+import { Adapters, type NamedAdapter } from './adapters.js';
 import type { Sample } from './samples.js';
 
 /** What the engine is busy with. */
@@ -50,8 +49,11 @@ export interface State {
   quantize: Quantization | undefined;
   dataset: DatasetReport | undefined;
   dataSource: DataSource | undefined;
-  adapter: AdapterInfo | undefined;
-  /** What the last training came to, for the model card. */
+  /** All on this model, by name. */
+  adapters: readonly NamedAdapter[];
+  /** The one of them that is in use. */
+  adapter: NamedAdapter | undefined;
+  /** Of the training under way, or of the last one. */
   lastRun: LastRun | undefined;
 }
 
@@ -69,7 +71,7 @@ const FATAL: readonly ErrorCode[] = ['no_webgpu', 'no_adapter', 'device_lost', '
 export class App {
   readonly #dataSettings: () => LoadDatasetOptions;
   #readWith: string | undefined;
-  #kept: AdapterFiles | undefined;
+  readonly adapters = new Adapters(this);
   readonly state: State = {
     engine: undefined,
     busy: undefined,
@@ -80,6 +82,7 @@ export class App {
     quantize: undefined,
     dataset: undefined,
     dataSource: undefined,
+    adapters: [],
     adapter: undefined,
     lastRun: undefined,
   };
@@ -109,8 +112,13 @@ export class App {
 
   /** Loads a model in the place of the one before, and reads the examples again with its tokenizer. */
   async loadModel(source: ModelSource, quantize?: Quantization, signal?: AbortSignal): Promise<void> {
+    this.adapters.forget();
+    await this.#load(source, quantize, signal);
+  }
+
+  async #load(source: ModelSource, quantize?: Quantization, signal?: AbortSignal): Promise<void> {
     const onProgress = (loading: Progress) => this.update({ loading });
-    const nothing = { model: undefined, modelSource: undefined, dataset: undefined, adapter: undefined };
+    const nothing = { model: undefined, modelSource: undefined, dataset: undefined, adapters: [], adapter: undefined };
     this.update({ ...nothing, loading: { phase: 'open', loaded: 0, total: 1 } });
     try {
       const options = { onProgress, ...(signal ? { signal } : {}), ...(quantize ? { quantize } : {}) };
@@ -127,9 +135,20 @@ export class App {
     const settings = this.#dataSettings();
     const { data, name, mapping } = source;
     const named = data instanceof Blob ? { name } : {};
-    const dataset = await this.engine.loadDataset(data, { ...named, ...settings, ...(mapping ? { mapping } : {}) });
+    const { evalShare, ...others } = settings;
+    const held = evalShare !== undefined && !(await this.#arePairs(source)) ? { evalShare } : {};
+    const options = { ...named, ...others, ...held, ...(mapping ? { mapping } : {}) };
+    const dataset = await this.engine.loadDataset(data, options);
     this.#readWith = JSON.stringify(settings);
     this.update({ dataset, dataSource: source });
+  }
+
+  /** Whether examples are pairs of answers, of which none can be held out. */
+  async #arePairs({ data, name, mapping }: DataSource): Promise<boolean> {
+    if (mapping) return mapping.chosen !== undefined;
+    const [first] = data instanceof Blob ? [data] : data;
+    const summary = first && (await this.engine.inspectData(first, { name }).catch(() => undefined));
+    return summary?.shape === 'preference';
   }
 
   /** Reads the examples there are again, where the model or a setting has changed since. */
@@ -137,11 +156,6 @@ export class App {
     const { dataSource, dataset } = this.state;
     const fresh = dataset && this.#readWith === JSON.stringify(this.#dataSettings());
     if (dataSource && !fresh) await this.readExamples(dataSource);
-  }
-
-  /** The newest copy of a trained or loaded adapter, whatever has become of the engine that it was made in. */
-  get lastAdapter(): AdapterFiles | undefined {
-    return this.state.engine?.lastAdapter ?? this.#kept;
   }
 
   /**
@@ -162,17 +176,17 @@ export class App {
     if (error && !fatal && error.code !== 'cancelled') fail(error);
   }
 
-  /** Starts an engine, or starts again after a failure: with the model, examples and adapter that there were. */
+  /** Starts an engine, or starts again after a failure: with the model, examples and adapters that there were. */
   async start(): Promise<void> {
     const { engine: before, modelSource } = this.state;
-    const files = this.lastAdapter;
-    this.#kept = files;
+    this.adapters.rescue();
     const restart = async () => {
       before?.dispose();
       const engine = await createEngine({ variant: forcedVariant() });
-      this.update({ engine, trouble: undefined, model: undefined, dataset: undefined, adapter: undefined });
-      if (modelSource) await this.loadModel(modelSource.source, modelSource.quantize);
-      if (files) this.update({ adapter: await engine.loadAdapter(files) });
+      this.update({ engine, trouble: undefined, model: undefined, dataset: undefined, adapters: [], adapter: undefined });
+      if (!modelSource) return;
+      await this.#load(modelSource.source, modelSource.quantize);
+      await this.adapters.restore();
     };
     await this.run('engine', restart, (trouble) => this.update({ trouble }));
   }

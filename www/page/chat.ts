@@ -1,12 +1,15 @@
-/** A conversation with the model before and after, side by side. */
+/** A conversation with the model before and after, or with any two adapters, side by side. */
 
-import type { AdapterInfo, GenerateOptions, Message } from 'web-lora';
-import type { App } from './app.js';
+import type { GenerateOptions, Message } from 'web-lora';
+import type { App, State } from './app.js';
 import { showCertainty } from './certainty.js';
 import { byId, element, showText } from './dom.js';
 import type { Sample } from './samples.js';
 
+/** Where the base answers, or an adapter that is chosen to be compared with; and where the one in use does. */
 type Side = 'base' | 'tuned';
+/** Who answers on each side: an adapter by its name, or the base. */
+type Who = Record<Side, string | undefined>;
 
 interface Turn {
   prompt: string;
@@ -23,6 +26,8 @@ export function chat(app: App): void {
   const prompt = byId<HTMLTextAreaElement>('prompt');
   const strength = byId<HTMLInputElement>('strength');
   const log = byId('turns');
+  const other = byId<HTMLSelectElement>('compare-base');
+  const inUse = byId<HTMLSelectElement>('compare-tuned');
   const firstPrompt = prompt.value;
   let turns: Turn[] = [];
   let abort = new AbortController();
@@ -53,7 +58,9 @@ export function chat(app: App): void {
     }
   };
 
-  const askBoth = async (question: string, row: HTMLElement) => {
+  const who = (): Who => ({ base: other.value || undefined, tuned: app.state.adapter?.name });
+
+  const askBoth = async (question: string, row: HTMLElement, { base: first }: Who) => {
     const options = {
       maxNewTokens: Number(byId<HTMLInputElement>('max-new-tokens').value),
       temperature: Number(byId<HTMLInputElement>('temperature').value),
@@ -61,24 +68,26 @@ export function chat(app: App): void {
     };
     const [base, tuned] = [...row.querySelectorAll<HTMLElement>('.answer')];
     if (!base || !tuned) return;
-    const turn = {
-      prompt: question,
-      base: await answer(base, { ...options, ...conversation('base', question), strength: 0 }),
-      tuned: await answer(tuned, { ...options, ...conversation('tuned', question), strength: Number(strength.value) }),
-    };
-    turns.push(turn);
+    const before = { ...options, ...conversation('base', question) };
+    const after = { ...options, ...conversation('tuned', question), strength: Number(strength.value) };
+    const said =
+      first === undefined
+        ? await answer(base, { ...before, strength: 0 })
+        : await app.adapters.lend(first, () => answer(base, { ...before, strength: after.strength }));
+    turns.push({ prompt: question, base: said, tuned: await answer(tuned, after) });
   };
 
   const send = (question: string) => {
     showText(error, undefined);
-    const row = turnRow(question);
+    const answering = who();
+    const row = turnRow(question, titles(answering, Number(strength.value)));
     log.append(row);
     log.setAttribute('aria-busy', 'true');
     abort = new AbortController();
     void app
       .run(
         'compare',
-        () => askBoth(question, row),
+        () => askBoth(question, row, answering),
         (failure) => {
           row.remove();
           prompt.value = question;
@@ -119,13 +128,19 @@ export function chat(app: App): void {
     byId<HTMLFormElement>('compare-form').requestSubmit();
   });
 
-  let adapterBefore: AdapterInfo | undefined;
+  inUse.addEventListener('change', () => {
+    void app.run('adapter', () => app.adapters.use(inUse.value), ({ message }) => showText(error, message));
+  });
+
+  let before: Pick<State, 'model' | 'busy'> = { model: undefined, busy: undefined };
   let sampleBefore: Sample | undefined;
-  app.onChange(({ model, adapter, dataSource, busy, trouble }) => {
+  app.onChange((state) => {
+    const { model, adapter, dataSource, busy, trouble } = state;
     const asking = busy === 'compare';
-    // Answers of another adapter are no part of a conversation with this one.
-    if (adapter !== adapterBefore && adapter) beginAnew();
-    adapterBefore = adapter ?? adapterBefore;
+    // What was said by another model, or before a training, is no part of what is said now.
+    if (model !== before.model || (before.busy === 'train' && !busy)) beginAnew();
+    before = { model, busy };
+    offer(state, other, inUse);
     const focused = document.activeElement === ask || document.activeElement === stop;
     ask.hidden = asking;
     stop.hidden = !asking;
@@ -150,12 +165,37 @@ function chip(text: string, send: (text: string) => void): HTMLButtonElement {
   return button;
 }
 
-function turnRow(question: string): HTMLElement {
-  const side = (kind: Side, title: string) => {
+/** Offers every two to be compared, where there is more than one adapter. */
+function offer({ adapters, adapter, busy }: State, other: HTMLSelectElement, inUse: HTMLSelectElement): void {
+  byId('compare-who').hidden = adapters.length < 2;
+  for (const select of [other, inUse]) select.disabled = busy !== undefined;
+  const rest = adapters.filter(({ inUse }) => !inUse).map(({ name }) => name);
+  const fill = (select: HTMLSelectElement, options: readonly (readonly [name: string, text: string])[], chosen: string) => {
+    // One that is open stays so.
+    const drawn = JSON.stringify([options, chosen]);
+    if (select.dataset.drawn === drawn) return;
+    select.replaceChildren(...options.map(([name, text]) => new Option(text, name, false, name === chosen)));
+    select.dataset.drawn = drawn;
+  };
+  fill(other, [['', 'The model as it was'], ...rest.map((name) => [name, name] as const)], other.value);
+  fill(inUse, adapters.map(({ name }) => [name, name] as const), adapter?.name ?? '');
+}
+
+/** What is over each answer, and in smaller letters beside it. */
+function titles({ base, tuned = '' }: Who, strength: number): Record<Side, readonly [title: string, beside: string]> {
+  const at = strength === 1 ? '' : `at ${Math.round(100 * strength)} %`;
+  if (base !== undefined) return { base: [base, at], tuned: [tuned, at] };
+  return { base: ['Before', ''], tuned: ['After', [tuned, at].filter(Boolean).join(' ')] };
+}
+
+function turnRow(question: string, over: ReturnType<typeof titles>): HTMLElement {
+  const side = (kind: Side) => {
     const text = element('p', { className: 'answer' });
     text.dataset.side = kind;
-    return element('div', { className: `side ${kind}` }, element('h3', { text: title }), text);
+    const [title, beside] = over[kind];
+    const heading = element('h3', { text: title }, element('span', { className: 'quiet', text: beside }));
+    return element('div', { className: `side ${kind}` }, heading, text);
   };
-  const answers = element('div', { className: 'answers' }, side('base', 'Before'), side('tuned', 'After'));
+  const answers = element('div', { className: 'answers' }, side('base'), side('tuned'));
   return element('div', { className: 'turn' }, element('p', { className: 'said', text: question }), answers);
 }

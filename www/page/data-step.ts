@@ -12,6 +12,8 @@ import type { Sample } from './samples.js';
 /** Faulty lines shown one by one; of more only the number is. */
 const SHOWN_ERRORS = 8;
 const SHOWN_EXAMPLES = 3;
+/** Of pairs each has two. */
+const SHOWN_PAIRS = 2;
 
 /** Wires step 2. */
 export function dataStep(app: App): void {
@@ -92,9 +94,10 @@ export function dataStep(app: App): void {
 }
 
 function drawReport(dataset: DatasetReport): void {
-  byId('data-name').textContent = `${dataset.file} · ${formatPlural(dataset.examples, 'example')}`;
+  const pairs = dataset.preferencePairs > 0;
+  byId('data-name').textContent = `${dataset.file} · ${formatPlural(dataset.examples, pairs ? 'pair' : 'example')}`;
   showFacts(byId('data-facts'), {
-    Examples: formatCount(dataset.examples),
+    [pairs ? 'Pairs of answers' : 'Examples']: formatCount(dataset.examples),
     ...(dataset.evalExamples > 0 ? { 'Held out': formatPlural(dataset.evalExamples, 'example') } : {}),
     Tokens: formatCount(dataset.tokens),
     'To learn': formatPlural(dataset.supervisedTokens, 'token'),
@@ -111,12 +114,15 @@ function drawReport(dataset: DatasetReport): void {
   if (errors.length > SHOWN_ERRORS) lines.push(element('li', { text: `and ${errors.length - SHOWN_ERRORS} more` }));
   byId('data-skipped-lines').replaceChildren(...lines);
 
+  byId('data-learned').hidden = pairs;
+  byId('data-preferred').hidden = !pairs;
   byId('data-preview').replaceChildren(
-    ...dataset.preview.slice(0, SHOWN_EXAMPLES).map(({ pieces }) => {
+    ...dataset.preview.slice(0, pairs ? 2 * SHOWN_PAIRS : SHOWN_EXAMPLES).map(({ pieces }, at) => {
       const parts = pieces.map(({ text, supervised }) =>
         supervised ? element('mark', { text }) : document.createTextNode(text),
       );
-      return element('li', {}, element('p', { className: 'tokens' }, ...parts));
+      const kind = pairs ? [element('p', { className: 'quiet', text: at % 2 === 0 ? 'Chosen' : 'Rejected' })] : [];
+      return element('li', {}, ...kind, element('p', { className: 'tokens' }, ...parts));
     }),
   );
 }

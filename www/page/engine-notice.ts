@@ -41,7 +41,7 @@ export function engineNotice(app: App): void {
     if (trouble) byId('trouble-text').textContent = `${sentence(trouble.message)}\n${ADVICE[trouble.code] ?? ''}`.trim();
     box.hidden = !trouble;
     restart.disabled = busy !== undefined;
-    byId('trouble-download').hidden = !app.lastAdapter;
+    byId('trouble-download').hidden = !app.adapters.newest;
   });
 }
 

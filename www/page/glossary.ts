@@ -17,6 +17,8 @@ const TERMS = {
   evalShare: ['evaluation', 'Some examples are kept out of training and tried now and then. When their loss rises while the other falls, the model is learning by heart.'],
   perplexity: ['perplexity', 'Among how many tokens the model might as well have guessed, each time. It is the loss said in another way.'],
   gradientNorm: ['gradient norm', 'How strongly a step wants to change the adapter. A sudden peak means that an example was unlike the others.'],
+  rewards: ['reward', 'How much the training has come to favour an answer. Those of chosen answers should come to lie above those of rejected ones; how far is the margin.'],
+  accuracy: ['pairs told apart', 'The share of the pairs in a step in which the chosen answer has the larger reward. Half is what chance gives.'],
   seed: ['seed', 'The number from which all that is random is drawn. The same seed gives the same result.'],
   strength: ['strength', 'How much of the adapter is added: 0 is the model as it was, 100 % as trained, 200 % twice as much, which exaggerates.'],
 } as const satisfies Record<string, readonly [name: string, text: string]>;

@@ -46,7 +46,7 @@ export function insidePanel(app: App): void {
       const { engine, state } = app;
       const evaluates = (state.dataset?.evalExamples ?? 0) > 0;
       const before = evaluates ? await engine.evaluate() : undefined;
-      app.update({ adapter: await engine.loadAdapter(smaller.files) });
+      await app.adapters.add(`${state.adapter?.name ?? 'adapter'}, rank ${rank.value}`, smaller.files);
       const after = evaluates ? await engine.evaluate() : undefined;
       const change = before && after ? ` Loss on held-out examples: ${formatLoss(before.loss)} before, ${formatLoss(after.loss)} now.` : '';
       showText(byId('inside-smaller'), `The smaller adapter is in use.${change}`);

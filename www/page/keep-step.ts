@@ -1,6 +1,7 @@
 /** The adapter on its way out, in the format of who is to read it, and back in; and its training as a script. */
 
 import { packAdapter, packFiles, trainingScript, type AdapterCard, type AdapterFiles, type AdapterFormat } from 'web-lora';
+import type { NamedAdapter } from './adapters.js';
 import { toError, type App, type State } from './app.js';
 import { announce, byId, onFiles, showFacts, showText } from './dom.js';
 import { onDrop } from './drop.js';
@@ -34,12 +35,10 @@ export function keepStep(app: App, settings: Settings): void {
 
   const open = (files: File[]) => {
     showText(error, undefined);
-    const [first] = files;
-    const from = files.length === 1 && first ? first : files;
     void app.run(
       'adapter',
       async () => {
-        app.update({ adapter: await app.engine.loadAdapter(from), lastRun: undefined });
+        await app.adapters.open(files);
         announce('The adapter is loaded. You can compare the answers now.');
       },
       (failure) => showText(error, failure.message),
@@ -57,7 +56,7 @@ export function keepStep(app: App, settings: Settings): void {
   const current = async () => {
     const { adapter, trouble } = app.state;
     if (adapter && !trouble) return app.engine.saveAdapter();
-    return app.lastAdapter;
+    return app.adapters.newest;
   };
   const save = async (chosen: AdapterFormat) => {
     if (chosen === 'peft') {
@@ -98,42 +97,41 @@ export function keepStep(app: App, settings: Settings): void {
   format.addEventListener('change', showFormat);
   showFormat();
   byId('trouble-download').addEventListener('click', () => {
-    if (app.lastAdapter) download(app.lastAdapter);
+    if (app.adapters.newest) download(app.adapters.newest);
   });
 
   app.onChange((state) => {
-    const { adapter, model, dataset, busy, trouble } = state;
-    const kept = adapter !== undefined || app.lastAdapter !== undefined;
+    const { adapter, model, busy, trouble } = state;
+    const kept = adapter !== undefined || app.adapters.newest !== undefined;
     byId('after').hidden = !kept;
     byId<HTMLButtonElement>('keep-download').disabled = busy !== undefined;
     for (const button of byId('keep-drop').querySelectorAll('button')) {
       button.disabled = busy !== undefined || !model || trouble !== undefined;
     }
     if (!adapter) return;
-    card = cardOf(state);
+    card = cardOf(app, adapter);
     showFacts(byId('keep-facts'), {
       Rank: `${adapter.r}, alpha ${adapter.loraAlpha}`,
       Parameters: `${formatShort(adapter.parameters)}, ${((100 * adapter.parameters) / adapter.baseParameters).toFixed(1)} %`,
       Steps: formatCount(adapter.trainedSteps),
     });
-    // A name that the person has typed stays.
-    if (name.value === named) {
-      named = fileName([dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' '));
-      name.value = named;
-    }
+    // A name that the person has typed stays, until another adapter is in use.
+    const proposed = fileName([adapter.name, model?.name].filter(Boolean).join(' '));
+    if (proposed !== named) name.value = proposed;
+    named = proposed;
   });
 }
 
-/** Settings and examples are told of an adapter that was trained with them here. */
-function cardOf({ model, modelSource, dataset, adapter, lastRun = {} }: State): Omit<AdapterCard, 'name'> {
+/** What the card of an adapter tells: of settings and examples only where it was trained with them here. */
+export function cardOf({ state, adapters }: App, adapter: NamedAdapter): Omit<AdapterCard, 'name'> {
+  const { model, modelSource } = state;
   const source = modelSource?.source;
   const repo = typeof source === 'object' && 'repo' in source ? source.repo : undefined;
   return {
     baseModel: repo ?? model?.name ?? 'unknown',
     ...(model ? { model } : {}),
-    ...(adapter ? { adapter } : {}),
-    ...(dataset && lastRun.training ? { dataset } : {}),
-    ...lastRun,
+    adapter,
+    ...adapters.origin(adapter.name),
   };
 }
 
@@ -151,7 +149,7 @@ function scriptOf({ model, modelSource, dataset }: State, settings: Settings): s
   });
 }
 
-/** A text as the name of a file. */
+/** A name as one of a file. */
 export function fileName(text: string): string {
   return text.toLowerCase().replace(/[^\p{L}\p{N}._]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '') || 'adapter';
 }

@@ -1,5 +1,6 @@
 /** The page: sections over one state, and an engine that starts at once. */
 
+import { adaptersPanel } from './adapters-panel.js';
 import { App } from './app.js';
 import { chat } from './chat.js';
 import { dataStep } from './data-step.js';
@@ -9,6 +10,7 @@ import { engineNotice } from './engine-notice.js';
 import { glossary } from './glossary.js';
 import { insidePanel } from './inside-panel.js';
 import { keepStep } from './keep-step.js';
+import { memoryPlan } from './memory-plan.js';
 import { modelStep } from './model-step.js';
 import { keepOffline } from './offline.js';
 import { profilePanel } from './profile-panel.js';
@@ -25,8 +27,10 @@ modelStep(app);
 dataStep(app);
 runsPanel(app, settings, trainStep(app, settings));
 profilePanel(app, settings);
+memoryPlan(app, settings);
 tabs(byId('after-tabs'));
 chat(app);
+adaptersPanel(app);
 insidePanel(app);
 keepStep(app, settings);
 glossary();

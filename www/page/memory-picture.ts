@@ -1,7 +1,7 @@
 /** What a training's GPU memory is made of, as one bar. */
 
 import type { MemoryPlan } from 'web-lora';
-import { byId, element } from './dom.js';
+import { element } from './dom.js';
 import { formatBytes } from './format.js';
 
 const PARTS = {
@@ -12,22 +12,27 @@ const PARTS = {
   workspace: 'Workspace',
 } as const satisfies Partial<Record<keyof MemoryPlan, string>>;
 
-/** Draws a plan. */
-export function drawMemory(plan: MemoryPlan): void {
-  const rows = Object.entries(PARTS).map(([part, name]) => ({ part, name, bytes: plan[part as keyof typeof PARTS] }));
+/** The bar alone, over this share of the width there is. */
+export function memoryBar(plan: MemoryPlan, width = 1): HTMLElement {
   const bar = element('div', { className: 'memory-bar' });
   bar.setAttribute('aria-hidden', 'true');
-  for (const { part, bytes } of rows) {
+  bar.style.width = `${100 * width}%`;
+  for (const part of Object.keys(PARTS)) {
     const piece = element('span');
     piece.dataset.part = part;
-    piece.style.flexGrow = String(bytes);
+    piece.style.flexGrow = String(plan[part as keyof typeof PARTS]);
     bar.append(piece);
   }
-  const legend = rows.map(({ part, name, bytes }) => {
+  return bar;
+}
+
+/** Draws a plan with its legend. */
+export function drawMemory(figure: HTMLElement, plan: MemoryPlan): void {
+  const legend = Object.entries(PARTS).map(([part, name]) => {
     const label = element('dt', { text: name });
     label.dataset.part = part;
-    return element('div', {}, label, element('dd', { text: formatBytes(bytes) }));
+    return element('div', {}, label, element('dd', { text: formatBytes(plan[part as keyof typeof PARTS]) }));
   });
   const total = element('figcaption', { text: `${formatBytes(plan.total)} of GPU memory in all` });
-  byId('memory-picture').replaceChildren(bar, element('dl', { className: 'legend' }, ...legend), total);
+  figure.replaceChildren(memoryBar(plan), element('dl', { className: 'legend' }, ...legend), total);
 }

@@ -5,8 +5,8 @@ import type { Setting } from './fields.js';
 /** Whose option it is. */
 export type Of = 'adapter' | 'training';
 
-/** Left empty, the engine's own choice holds. */
-export const MORE: readonly (Setting & { of: Of })[] = [
+/** Left empty, the engine's own choice holds. Those of pairs are shown where the examples are pairs of answers. */
+export const MORE: readonly (Setting & { of: Of; pairs?: true })[] = [
   { of: 'training', name: 'gradientAccumulationSteps', label: 'Batches in a step', hint: 'So many batches make one step: a larger batch for the same memory.', value: '' },
   { of: 'training', name: 'weightDecay', label: 'Weight decay', hint: 'Draws the adapter back to nothing a little in each step. 0.01 is usual where it is used.', value: '' },
   { of: 'training', name: 'maxGradNorm', label: 'Gradient limit', hint: 'Longer gradients are cut to this. 1 where nothing is said, 0 for no limit.', value: '' },
@@ -14,6 +14,7 @@ export const MORE: readonly (Setting & { of: Of })[] = [
   { of: 'training', name: 'loraplusLrRatio', label: 'Rate of B (LoRA+)', hint: 'How many times as far B goes as A. 16 is what its authors suggest, with a lower learning rate.', value: '' },
   { of: 'training', name: 'neftuneNoiseAlpha', label: 'Noise (NEFTune)', hint: 'Noise on what the model reads while it trains, for answers less stuck to the examples. 5 is usual.', value: '' },
   { of: 'training', name: 'labelSmoothingFactor', label: 'Label smoothing', hint: 'Share of each answer that is spread over all tokens, against being too sure. 0.1 is usual.', value: '' },
+  { of: 'training', name: 'beta', pairs: true, label: 'Weight of preference (beta)', hint: 'In DPO how much a change of likelihood counts, in ORPO the weight of the odds ratio. 0.1 where nothing is said.', value: '' },
   { of: 'training', name: 'earlyStoppingPatience', label: 'Patience', hint: 'Ends after so many evaluations that were no better. Needs examples that are held out.', value: '' },
 ];
 /** Off unless they are ticked. */
@@ -21,7 +22,7 @@ export const CHECKS: readonly { of: Of; name: string; label: string; hint: strin
   { of: 'adapter', name: 'useDora', label: 'Magnitudes apart (DoRA)', hint: 'Learns how long the rows of a matrix are apart from where they point: often better at low ranks, and slower.' },
 ];
 /** The first of each is the engine's own. */
-export const CHOICES: readonly { of: Of; name: string; label: string; hint: string; options: Record<string, string> }[] = [
+export const CHOICES: readonly (Omit<Setting, 'value'> & { of: Of; pairs?: true; options: Record<string, string> })[] = [
   {
     of: 'adapter',
     name: 'initLoraWeights',
@@ -39,8 +40,9 @@ export const CHOICES: readonly { of: Of; name: string; label: string; hint: stri
   {
     of: 'training',
     name: 'loss',
-    label: 'Loss on pairs',
-    hint: 'For examples with a chosen and a rejected answer. DPO stays near the model as it was; ORPO needs no such model.',
+    pairs: true,
+    label: 'What pairs teach',
+    hint: 'DPO stays near the model as it was, and takes a smaller learning rate; ORPO learns the chosen answers as well.',
     options: { dpo: 'DPO: prefer the chosen', orpo: 'ORPO: learn the chosen' },
   },
 ];

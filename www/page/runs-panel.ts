@@ -1,10 +1,11 @@
-/** Runs kept in this browser: to go on with, to compare, to repeat, to take out, to delete. */
+/** Runs kept in this browser: to go on with, to compare, to repeat, to rename, to take out, to delete. */
 
 import { runs, type RunConfig, type RunInfo, type TrainCallbacks, type TrainResult } from 'web-lora';
 import { toError, type App } from './app.js';
 import { announce, byId, element, onFiles, showText } from './dom.js';
 import { formatLoss, formatPlural, formatWhen } from './format.js';
 import { saveAs } from './keep-step.js';
+import { askName } from './rename.js';
 import { compareRuns } from './runs-plot.js';
 import type { Settings } from './settings.js';
 
@@ -51,6 +52,7 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
     show(false);
     follow(async (callbacks) => {
       await ready(run.config, await runs.data(run.id));
+      await app.adapters.begin(run.name, false);
       return app.engine.resumeRun(run.id, callbacks);
     });
   };
@@ -79,7 +81,7 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
       announce('The settings are taken over.');
     });
 
-  const actions = (run: RunInfo) => {
+  const actions = (run: RunInfo, words: HTMLElement) => {
     const button = (text: string, work: () => void) => {
       const made = element('button', { text });
       made.type = 'button';
@@ -94,6 +96,7 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
       button('Repeat', () => void attempt(async () => repeat(run.config, await runs.data(run.id)))),
       button('Download settings', json),
       button('Download all', () => void attempt(async () => saveAs(await runs.export(run.id), `${name}.zip`))),
+      button('Rename', () => rename(run, words)),
       button('Delete', () => void attempt(() => remove(run))),
     ];
     if (run.status === 'done' || run.status === 'stopped') more.unshift(button('Talk to it', () => void talk(run)));
@@ -107,11 +110,21 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
         const files = await runs.adapter(run.id);
         if (!files) throw new Error('Nothing has come of this run yet.');
         await ready(run.config, []);
-        app.update({ adapter: await app.engine.loadAdapter(files), lastRun: run.loss === undefined ? {} : { loss: run.loss } });
+        const { data, training } = run.config;
+        const measured = run.loss === undefined ? {} : { loss: run.loss };
+        await app.adapters.add(run.name, files, { training, ...measured, facts: { Examples: data.files.join(', ') } });
         show(false);
       },
       (failure) => showText(error, failure.message),
     );
+  const rename = (run: RunInfo, words: HTMLElement) =>
+    askName(words, run.name, (to) => {
+      void attempt(async () => {
+        if (to !== undefined) await runs.rename(run.id, to);
+        await read();
+        byId('runs-list').querySelector<HTMLElement>(`[data-id="${run.id}"] button`)?.focus();
+      });
+    });
   const remove = async (run: RunInfo) => {
     await runs.delete(run.id);
     compared.delete(run.id);
@@ -134,7 +147,10 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
     const best = run.bestLoss === undefined ? '' : `best on held-out ${formatLoss(run.bestLoss)}`;
     const steps = `${STATUS[run.status]}, ${run.step} of ${run.steps || '…'} steps`;
     const facts = [formatWhen(run.created), run.config.model.name, steps, loss, best].filter(Boolean).join(' · ');
-    return element('li', {}, element('div', {}, label, element('p', { className: 'quiet', text: facts })), actions(run));
+    const words = element('div', {}, label, element('p', { className: 'quiet', text: facts }));
+    const item = element('li', {}, words, actions(run, words));
+    item.dataset.id = run.id;
+    return item;
   };
   const draw = () => {
     byId('places').hidden = all.length === 0;

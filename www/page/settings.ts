@@ -29,6 +29,8 @@ const TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj',
 const EVALUATIONS = 10;
 /** On a software GPU an example takes ten seconds, so the defaults are what shows a change in a few minutes. */
 const ON_SOFTWARE: Record<string, string> = { steps: '12', batchSize: '2', learningRate: '0.0015', warmupSteps: '0' };
+/** Rewards move fast: what suits answers to be learned would run away. */
+const ON_PAIRS: Record<string, string> = { learningRate: '0.0002' };
 
 /** The form's fields. */
 export class Settings {
@@ -36,19 +38,17 @@ export class Settings {
   readonly #fields = byId('settings-fields');
   /** Names of the fields that the person has changed. */
   readonly #chosen = new Set<string>();
+  /** Those that are of use for pairs of answers. */
+  readonly #pairs: readonly HTMLElement[];
 
   constructor() {
-    for (const setting of NUMBERS) {
-      const input = element('input');
-      input.inputMode = 'decimal';
-      input.autocomplete = 'off';
-      input.value = setting.value;
-      this.#fields.append(field(setting, input));
-    }
+    this.#fields.append(...NUMBERS.map(numberField));
+    this.#pairs = [...CHOICES.filter(({ pairs }) => pairs).map(choiceField), ...MORE.filter(({ pairs }) => pairs).map(numberField)];
     const schedule = element('select');
     for (const [value, text] of Object.entries(SCHEDULES)) schedule.add(new Option(text, value));
     const hint = 'What becomes of the learning rate in the course of the training.';
     this.#fields.append(
+      ...this.#pairs,
       field({ name: 'schedule', label: 'Schedule', hint }, schedule),
       check('useRslora', 'Rank-stabilised scaling (rsLoRA)', 'Divides alpha by the root of the rank. Helps from rank 32 on.'),
       targets(),
@@ -65,9 +65,17 @@ export class Settings {
     this.#fields.addEventListener('input', changed);
   }
 
-  /** What suits the GPU and the examples: fewer and smaller steps where they are slow. What the person chose stays. */
-  suggest(software: boolean, sample: Sample | undefined): void {
-    const suited = software ? { ...ON_SOFTWARE, ...sample?.slowSettings } : { ...sample?.settings };
+  /**
+   * What suits the GPU and the examples: fewer and smaller steps where they are slow, smaller ones on pairs. What the person
+   * chose stays.
+   */
+  suggest(software: boolean, sample: Sample | undefined, pairs: boolean): void {
+    for (const shown of this.#pairs) shown.hidden = !pairs;
+    this.#input('evalShare').closest<HTMLElement>('.field')!.hidden = pairs;
+    const suited: Record<string, string> = {
+      ...(software ? { ...ON_SOFTWARE, ...sample?.slowSettings } : sample?.settings),
+      ...(pairs ? ON_PAIRS : {}),
+    };
     for (const { name, value } of NUMBERS) {
       const input = this.#input(name);
       if (!this.#chosen.has(input.id)) input.value = suited[name] ?? value;
@@ -121,13 +129,14 @@ export class Settings {
   /** `pairs`: whether the examples are pairs of answers, which can be neither held out nor learned as others are. */
   training(pairs: boolean): TrainOptions {
     const steps = this.#number('steps');
-    const { loss, earlyStoppingPatience, ...given } = this.#given('training') as TrainOptions;
-    const evaluates = this.#number('evalShare') > 0;
+    const { loss, beta, earlyStoppingPatience, ...given } = this.#given('training') as TrainOptions;
+    const evaluates = !pairs && this.#number('evalShare') > 0;
     const question = this.#input('samplePrompts').value.trim();
     return {
       steps,
       ...given,
       ...(pairs && loss ? { loss } : {}),
+      ...(pairs && beta !== undefined ? { beta } : {}),
       ...(question ? { samplePrompts: [question] } : {}),
       ...(evaluates ? { evalSteps: Math.max(1, Math.round(steps / EVALUATIONS)) } : {}),
       ...(evaluates && earlyStoppingPatience ? { earlyStoppingPatience } : {}),
@@ -161,19 +170,10 @@ export class Settings {
 
   #more(): HTMLElement {
     const fields = element('div', { className: 'fields' });
-    for (const setting of MORE) {
-      const input = element('input');
-      input.inputMode = 'decimal';
-      input.autocomplete = 'off';
-      fields.append(field(setting, input));
-    }
+    fields.append(...MORE.filter(({ pairs }) => !pairs).map(numberField));
     const hint = 'A question that the model is asked ten times in the course of the training. Its answers are shown beside the curves.';
     fields.append(field({ name: 'samplePrompts', label: 'Ask on the way', hint }, element('input')));
-    for (const choice of CHOICES) {
-      const select = element('select');
-      for (const [value, text] of Object.entries(choice.options)) select.add(new Option(text, value));
-      fields.append(field(choice, select));
-    }
+    fields.append(...CHOICES.filter(({ pairs }) => !pairs).map(choiceField));
     fields.append(...CHECKS.map(({ name, label, hint }) => check(name, label, hint)));
     return element('details', { className: 'fold wide' }, element('summary', { text: 'More settings' }), fields);
   }
@@ -203,6 +203,20 @@ export class Settings {
   #targets(): HTMLInputElement[] {
     return [...this.#fields.querySelectorAll<HTMLInputElement>('#setting-targetModules input')];
   }
+}
+
+function numberField(setting: Setting): HTMLElement {
+  const input = element('input');
+  input.inputMode = 'decimal';
+  input.autocomplete = 'off';
+  input.value = setting.value;
+  return field(setting, input);
+}
+
+function choiceField(choice: (typeof CHOICES)[number]): HTMLElement {
+  const select = element('select');
+  for (const [value, text] of Object.entries(choice.options)) select.add(new Option(text, value));
+  return field(choice, select);
 }
 
 function targets(): HTMLElement {

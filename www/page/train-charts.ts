@@ -1,6 +1,6 @@
 /** The course of a training: loss and evaluations, learning rate, gradient norm, and what there is to know just now. */
 
-import type { EvalStep, TrainPlan, TrainStep } from 'web-lora';
+import type { EvalStep, Rewards, TrainPlan, TrainStep } from 'web-lora';
 import { byId, showFacts } from './dom.js';
 import { formatBytes, formatDuration, formatLoss, formatSpeed } from './format.js';
 import { drawMemory } from './memory-picture.js';
@@ -24,6 +24,16 @@ export class TrainCharts {
   });
   readonly #rate = new Plot(byId('rate-plot'), { name: 'Learning rate', height: SMALL, format: short, curves: [{ colour: '--accent', width: 2 }] });
   readonly #norm = new Plot(byId('norm-plot'), { name: 'Gradient norm', height: SMALL, format: short, curves: [{ colour: '--accent', width: 2 }] });
+  readonly #rewards = new Plot(byId('rewards-plot'), {
+    name: 'Rewards',
+    height: SMALL,
+    format: short,
+    curves: [
+      { colour: '--accent', width: 2 },
+      { colour: '--second', width: 2 },
+    ],
+  });
+  readonly #accuracy = new Plot(byId('accuracy-plot'), { name: 'Share of pairs told apart', height: SMALL, format: percent, curves: [{ colour: '--accent', width: 2 }] });
   #losses: number[] = [];
   #span = 1;
   #tiles: Record<string, string> = {};
@@ -31,12 +41,13 @@ export class TrainCharts {
   start({ steps, memory }: TrainPlan): void {
     this.#losses = [];
     this.#span = Math.max(1, Math.round(steps * MEAN_SPAN));
-    for (const plot of [this.#loss, this.#rate, this.#norm]) plot.start(steps);
+    for (const plot of [this.#loss, this.#rate, this.#norm, this.#rewards, this.#accuracy]) plot.start(steps);
+    for (const chart of ['rewards-chart', 'accuracy-chart']) byId(chart).hidden = true;
     byId('loss-course').textContent = '';
     byId('loss-held-out').hidden = true;
     this.#tiles = {};
     this.#tell({ Memory: formatBytes(memory.total) });
-    drawMemory(memory);
+    drawMemory(byId('memory-picture'), memory);
   }
 
   add({ step, steps, loss, learningRate, gradNorm, skipped, rewards, tokensPerSecond, secondsLeft }: TrainStep): void {
@@ -47,7 +58,7 @@ export class TrainCharts {
     this.#norm.add(step, [skipped ? null : gradNorm]);
     const course = this.#loss.course();
     if (course) byId('loss-course').textContent = `${formatLoss(course[0])} → ${formatLoss(course[1])}`;
-    if (rewards) this.#tell({ 'Prefers what was chosen': `${Math.round(100 * rewards.accuracy)} % of pairs` });
+    if (rewards) this.#addRewards(step, rewards);
     this.#tell({
       Speed: `${formatSpeed(tokensPerSecond)} tokens/s`,
       'Time left': step === steps ? 'none' : secondsLeft === undefined ? '…' : formatDuration(secondsLeft),
@@ -61,14 +72,27 @@ export class TrainCharts {
     this.#tell({ 'Loss on held-out examples': formatLoss(loss), Perplexity: perplexity.toFixed(2) });
   }
 
+  /** Of examples that are pairs. */
+  #addRewards(step: number, { chosen, rejected, accuracy, margin }: Rewards): void {
+    for (const chart of ['rewards-chart', 'accuracy-chart']) byId(chart).hidden = false;
+    this.#rewards.add(step, [chosen, rejected]);
+    this.#accuracy.add(step, [accuracy]);
+    byId('accuracy-now').textContent = percent(accuracy);
+    this.#tell({ 'Prefers what was chosen': `${percent(accuracy)} of pairs`, 'Reward margin': formatLoss(margin) });
+  }
+
   #tell(facts: Record<string, string>): void {
     this.#tiles = { ...this.#tiles, ...facts };
     showFacts(byId('train-tiles'), this.#tiles);
   }
 }
 
+function percent(share: number): string {
+  return `${Math.round(100 * share)} %`;
+}
+
 /** A tick of an axis. */
 function short(value: number): string {
   if (value === 0) return '0';
-  return value < 0.01 ? value.toExponential(1).replace('.0', '') : String(Number(value.toPrecision(3)));
+  return Math.abs(value) < 0.01 ? value.toExponential(1).replace('.0', '') : String(Number(value.toPrecision(3)));
 }

@@ -21,12 +21,17 @@ export function trainStep(app: App, settings: Settings): Follow {
   const talk = byId('train-talk');
   const charts = new TrainCharts();
   let abort = new AbortController();
+  /** Whether the training has come to a step. */
+  let learned = false;
 
   const fromSettings = async (callbacks: TrainCallbacks) => {
     await app.refreshExamples();
-    if (!goOn.checked || !app.state.adapter) await app.engine.newAdapter(settings.adapter);
-    const { model, dataset } = app.state;
-    const run = [dataset?.file.replace(/\.\w+$/, ''), model?.name].filter(Boolean).join(' on ');
+    const { model, dataset, adapter } = app.state;
+    const name = dataset?.file.replace(/\.\w+$/, '') ?? 'adapter';
+    const inPlace = goOn.checked && adapter !== undefined;
+    await app.adapters.begin(name, inPlace);
+    if (!inPlace) await app.engine.newAdapter(settings.adapter);
+    const run = [name, model?.name].filter(Boolean).join(' on ');
     const training = settings.training((dataset?.preferencePairs ?? 0) > 0);
     Object.assign(app.state.lastRun ?? {}, { training });
     return app.engine.train(training, { run, ...callbacks });
@@ -40,6 +45,7 @@ export function trainStep(app: App, settings: Settings): Follow {
     byId('train-samples-list').replaceChildren();
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
+    learned = false;
     const begun = performance.now();
     const lastRun: LastRun = {};
     app.update({ lastRun });
@@ -52,6 +58,7 @@ export function trainStep(app: App, settings: Settings): Follow {
         charts.start(plan);
       },
       onStep: (step) => {
+        learned = true;
         status.textContent = statusOf(step);
         bar.value = step.step / step.steps;
         charts.add(step);
@@ -72,19 +79,17 @@ export function trainStep(app: App, settings: Settings): Follow {
     const took = formatDuration((performance.now() - begun) / 1000);
     status.textContent = `${result.stopped === 'end' ? 'Done' : 'Stopped'} after ${formatPlural(result.steps, 'step')} and ${took}`;
     goOn.checked = false;
-    app.update({ adapter: await app.engine.adapterInfo() });
+    await (learned ? app.adapters.keep() : app.adapters.abandon());
     announce(`${status.textContent}. You can talk to the model and compare its answers now.`);
   };
 
   /** What was learned until a failure stays; where that is nothing, the adapter from before comes back. */
   const afterFailure = async (failure: unknown) => {
     status.textContent = 'Not finished';
-    const { engine } = app;
-    const adapter = await engine.adapterInfo();
-    if (adapter && adapter.trainedSteps > 0) app.update({ adapter });
+    if (learned) await app.adapters.keep();
     else {
       byId('train-progress').hidden = true;
-      if (app.state.adapter && app.lastAdapter) await engine.loadAdapter(app.lastAdapter);
+      await app.adapters.abandon();
     }
     throw failure;
   };
@@ -131,9 +136,11 @@ export function trainStep(app: App, settings: Settings): Follow {
     if (focused) (training ? stop : trained ? talk : start).focus();
     byId('train-continue-label').hidden = training || !adapter;
     byId('settings-fields').inert = training;
-    byId('train-summary').textContent = dataset && !training ? formatPlural(dataset.examples, 'example') : '';
+    const pairs = (dataset?.preferencePairs ?? 0) > 0;
+    byId('train-summary').textContent =
+      dataset && !training ? formatPlural(dataset.examples, pairs ? 'pair' : 'example') : '';
     if (model) settings.offerTargets(model.targetModules);
-    settings.suggest(engine?.device.software ?? false, dataSource?.sample);
+    settings.suggest(engine?.device.software ?? false, dataSource?.sample, pairs);
     if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });
   return follow;

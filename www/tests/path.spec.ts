@@ -1,23 +1,7 @@
 /** The first-time path, state by state: nothing overflows or is hard to use, and what is drawn is right. */
 
-import { AxeBuilder } from '@axe-core/playwright';
-import type { Page } from '@playwright/test';
+import { inspect } from './inspect.js';
 import { CHATS, expect, test } from './studio.js';
-
-const LOOKS = [375, 1280].flatMap((width) => (['light', 'dark'] as const).map((colorScheme) => ({ width, colorScheme })));
-
-/** No serious violation that axe knows, and no overflow, at a phone's and a desk's width, in light and dark. */
-async function inspect(page: Page, state: string): Promise<void> {
-  for (const { width, colorScheme } of LOOKS) {
-    await page.setViewportSize({ width, height: 800 });
-    await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
-    const name = `${state}, ${width} px, ${colorScheme}`;
-    const { violations } = await new AxeBuilder({ page }).analyze();
-    const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
-    expect(grave.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`), name).toEqual([]);
-    expect(await page.evaluate(() => document.documentElement.scrollWidth), name).toBe(width);
-  }
-}
 
 test('every state of the path can be used by anyone', async ({ studio, page }) => {
   test.slow();
@@ -51,7 +35,7 @@ test('every state of the path can be used by anyone', async ({ studio, page }) =
   await expect(studio.answer('tuned')).not.toBeEmpty();
   await expect(studio.get('#compare-ask')).toBeVisible();
   await inspect(page, 'talking');
-  for (const tab of ['inside', 'export']) {
+  for (const tab of ['adapters', 'inside', 'export']) {
     await studio.get(`#tab-${tab}`).click();
     await inspect(page, tab);
   }
@@ -124,5 +108,31 @@ test('a conversation goes on, and can be begun anew', async ({ studio, page }) =
   await studio.unfold();
   await page.check('#certainty');
   expect(await studio.ask('Hi')).toEqual(first);
-  await expect(studio.get('.turn:last-child .tuned .quiet')).toContainText(/Least sure of “.+” at \d+ %/);
+  await expect(studio.get('.turn:last-child .tuned p.quiet')).toContainText(/Least sure of “.+” at \d+ %/);
+});
+
+test('the memory a training takes is foreseen, and what another setting would change', async ({ studio, page }) => {
+  await studio.open();
+  await studio.loadModel();
+  await studio.giveExamples(CHATS);
+  await studio.get('#memory-plan > summary').click();
+  const total = studio.get('#memory-plan-picture figcaption');
+  await expect(total).toHaveText(/^[\d.]+ [kM]B of GPU memory in all$/);
+  const rows = studio.get('#memory-plan-rows tr');
+  // Ranks are kept in eights.
+  await expect(rows).toHaveText([/^Rank 16.*\+/, /^Rank 4.*none$/, /^Half the length.*−/, /^Moments in 8 bits.*−/, /^Only q_proj and v_proj.*−/]);
+  const rank16 = (await rows.first().locator('td').nth(1).textContent()) ?? '';
+  await studio.set({ r: '16' });
+  await expect(total).toHaveText(`${rank16} of GPU memory in all`);
+  await studio.unfold();
+  await page.selectOption('#setting-optim', 'adamw_8bit');
+  await expect(rows.nth(3)).toHaveText(/^Moments in 32 bits.*\+/);
+  // What is foreseen is what it takes, but for passes that need not be so long.
+  const foreseen = parseFloat((await total.textContent()) ?? '');
+  await studio.set({ steps: '1' });
+  await studio.get('#train-start').click();
+  await expect(studio.get('#train-status')).toContainText('Done');
+  const taken = parseFloat((await studio.get('#memory-picture figcaption').textContent()) ?? '');
+  expect(taken).toBeLessThanOrEqual(foreseen);
+  expect(taken).toBeGreaterThan(0.8 * foreseen);
 });

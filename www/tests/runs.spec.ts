@@ -1,10 +1,10 @@
-/** Runs on the page: one that is cut off goes on, and those that are kept can be compared, repeated and deleted. */
+/** Runs on the page: one that is cut off goes on, and those that are kept can be compared, renamed, repeated and deleted. */
 
 import { readFile } from 'node:fs/promises';
 import { unzipSync } from 'fflate';
 import { expect, test } from './studio.js';
 
-test('a run that was cut off goes on, is compared, repeated, taken out and deleted', async ({ studio, page }) => {
+test('a run that was cut off goes on, is compared, renamed, repeated, taken out and deleted', async ({ studio, page }) => {
   await studio.open();
   await expect(studio.get('#places')).toBeHidden();
   await studio.train(80);
@@ -31,6 +31,16 @@ test('a run that was cut off goes on, is compared, repeated, taken out and delet
   expect(Object.keys(zip)).toEqual(expect.arrayContaining(['run.json', 'metrics.jsonl', 'adapter_model.safetensors', 'data-0']));
   const config = JSON.parse(await readFile(await studio.download('#runs-list button:has-text("settings")'), 'utf8'));
   expect(config.training).toMatchObject({ steps: 80, learningRate: 0.01 });
+
+  await page.getByRole('button', { name: /^Rename: examples on/ }).click();
+  await expect(page.getByRole('textbox', { name: /^New name of examples on/ })).toBeFocused();
+  await page.keyboard.press('Escape');
+  await expect(studio.get('#runs-list li')).toContainText('examples on');
+  await page.getByRole('button', { name: /^Rename/ }).click();
+  await page.keyboard.type('Ahoy for short');
+  await page.keyboard.press('Enter');
+  // The list is what the storage says.
+  await expect(studio.get('#runs-list label')).toHaveText('Ahoy for short');
 
   await page.getByRole('button', { name: 'Repeat' }).click();
   await expect(studio.get('#runs')).toBeHidden();

@@ -142,9 +142,11 @@ export class Studio {
   async ask(prompt: string): Promise<{ base: string; tuned: string }> {
     await this.get('#tab-chat').click();
     await this.page.fill('#prompt', prompt);
+    const before = await this.get('.turn').count();
     await this.get('#compare-ask').click();
-    await expect(this.get('#compare-ask')).toBeHidden();
-    await expect(this.get('#compare-ask')).toBeVisible();
+    // An answer may be there sooner than anyone can look.
+    await expect(this.get('.turn')).toHaveCount(before + 1);
+    await expect(this.get('#turns')).toHaveAttribute('aria-busy', 'false');
     return { base: await this.answer('base').innerText(), tuned: await this.answer('tuned').innerText() };
   }
 
