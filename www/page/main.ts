@@ -11,12 +11,14 @@ import { insidePanel } from './inside-panel.js';
 import { keepStep } from './keep-step.js';
 import { modelStep } from './model-step.js';
 import { keepOffline } from './offline.js';
+import { lockDown } from './policy.js';
 import { profilePanel } from './profile-panel.js';
 import { runsPanel } from './runs-panel.js';
 import { Settings } from './settings.js';
 import { tabs } from './tabs.js';
 import { trainStep } from './train-step.js';
 
+lockDown();
 const settings = new Settings();
 const app = new App(() => settings.dataset);
 ignoreStrayDrops();

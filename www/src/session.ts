@@ -37,12 +37,14 @@ export class Session {
     this.#model = undefined;
     this.#data = undefined;
     this.#adapter = undefined;
-    const info = await withFiles(source, { signal, onProgress }, (files) =>
+    let commit: string | undefined;
+    const onCommit = (found: string) => (commit = found);
+    const info = await withFiles(source, { signal, onProgress, onCommit }, (files) =>
       this.#engine.loadModel(files, options, onProgress),
     );
     const { name, modelType, parameters, dtype, hasChatTemplate } = info;
     const model = { name, modelType, parameters, dtype, options };
-    this.#model = 'files' in source ? model : { ...model, source: kept(source) };
+    this.#model = 'files' in source ? model : { ...model, source: kept(source, commit) };
     this.#hasChatTemplate = hasChatTemplate;
     return info;
   }
@@ -155,9 +157,9 @@ export class Session {
   }
 }
 
-/** A source as it may be written down: without the token. */
-function kept(source: Exclude<PostedSource, { files: File[] }>): string | HubSource {
+/** A source as it may be written down: without the token, and with the commit, as a branch may be another tomorrow. */
+function kept(source: Exclude<PostedSource, { files: File[] }>, commit: string | undefined): string | HubSource {
   if ('url' in source) return source.url;
   const { token: _, ...hub } = source.hub;
-  return hub;
+  return { ...hub, ...(commit ? { revision: commit } : {}) };
 }
