@@ -106,7 +106,6 @@ export class Session {
     const { writer, state, data } = await RunWriter.open(id);
     try {
       const { config } = writer.info;
-      if (writer.info.status === 'done') throw new WebLoraError({ code: 'not_ready', message: 'This run is done.' });
       await this.#ensureModel(config.model, listener);
       const trained = data.length - (config.data.evalFiles ?? 0);
       await this.loadDataset(data.slice(0, trained), data.slice(trained), config.data.options);

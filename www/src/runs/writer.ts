@@ -5,7 +5,8 @@ import { WebLoraError } from '../errors.js';
 import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunConfig, RunInfo, RunStatus, Sample, TrainStep } from '../types.js';
 import { readCheckpoint, removeCheckpoints, writeCheckpoint } from './checkpoint.js';
-import { inUse, lockOf, openFile, readAdapter, readFile, readJson, runFolder, runsFolder, writeFile } from './folder.js';
+import { inUse, lockOf, openFile, runFolder, runsFolder, writeFile } from './folder.js';
+import { damaged, readRecord, readWhole, sha256, toLine, writeRecord, readAdapter, type RunRecord } from './record.js';
 
 /** A line of metrics.jsonl. */
 export type Metric = ({ type: 'step' } & TrainStep) | ({ type: 'evaluation' } & EvalStep) | ({ type: 'sample' } & Sample);
@@ -14,14 +15,16 @@ export type Metric = ({ type: 'step' } & TrainStep) | ({ type: 'evaluation' } & 
 export class RunWriter {
   readonly #folder: FileSystemDirectoryHandle;
   readonly #release: () => void;
+  readonly #files: RunRecord['files'];
   #info: RunInfo;
   #generation: number;
   #lines: string[] = [];
 
-  private constructor(folder: FileSystemDirectoryHandle, info: RunInfo, generation: number, release: () => void) {
+  private constructor(folder: FileSystemDirectoryHandle, { info, files, checkpoint }: RunRecord, release: () => void) {
     this.#folder = folder;
+    this.#files = files;
     this.#info = info;
-    this.#generation = generation;
+    this.#generation = checkpoint;
     this.#release = release;
   }
 
@@ -32,10 +35,10 @@ export class RunWriter {
     const release = await lock(id, name);
     try {
       const folder = await (await runsFolder()).getDirectoryHandle(id, { create: true });
-      for (const [at, { bytes }] of data.entries()) await writeFile(folder, `data-${at}`, bytes);
       const info: RunInfo = { id, name, created, updated: created, status: 'running', step: 0, steps: 0, config };
-      const writer = new RunWriter(folder, info, 0, release);
-      await writer.#writeInfo();
+      const writer = new RunWriter(folder, { info, files: {}, checkpoint: 0 }, release);
+      for (const [at, { bytes }] of data.entries()) await writer.#keep(`data-${at}`, bytes);
+      await writer.#writeRecord();
       return writer;
     } catch (error) {
       release();
@@ -43,21 +46,29 @@ export class RunWriter {
     }
   }
 
-  /** A run that was kept, with the newest state of it and its examples. */
+  /** A run that was kept, with the newest state of it and its examples. Rejects with `bad_file` where it is damaged. */
   static async open(id: string): Promise<{ writer: RunWriter; state: Uint8Array<ArrayBuffer> | undefined; data: DataFile[] }> {
     const folder = await runFolder(id);
-    const info = await readJson<RunInfo>(folder, 'run.json');
-    if (!info) throw notWhole(id);
+    const record = await readRecord(folder);
+    if (!record) throw damaged(id, 'run.json');
+    const { info, files } = record;
+    if (info.status === 'done') throw new WebLoraError({ code: 'not_ready', message: 'This run is done.' });
     const release = await lock(id, info.name);
     try {
       const data: DataFile[] = [];
       for (const [at, name] of info.config.data.files.entries()) {
-        const file = await readFile(folder, `data-${at}`);
-        if (!file) throw notWhole(info.name);
-        data.push({ name, bytes: new Uint8Array(await file.arrayBuffer()) });
+        const bytes = await readWhole(folder, record, `data-${at}`);
+        if (!bytes) throw damaged(info.name, `data-${at}`);
+        data.push({ name, bytes });
       }
       const checkpoint = await readCheckpoint(folder);
-      const writer = new RunWriter(folder, info, checkpoint?.generation ?? 0, release);
+      // To begin at the beginning as if nothing had been would be to forget.
+      if (!checkpoint && record.checkpoint > 0) throw damaged(info.name, 'its last two checkpoints');
+      // What came of it before is not what will.
+      const { 'adapter_config.json': _, 'adapter_model.safetensors': __, ...kept } = files;
+      const generation = checkpoint?.generation ?? 0;
+      const running: RunInfo = { ...info, status: 'running' };
+      const writer = new RunWriter(folder, { info: running, files: kept, checkpoint: generation }, release);
       return { writer, state: checkpoint?.state, data };
     } catch (error) {
       release();
@@ -71,18 +82,19 @@ export class RunWriter {
 
   /** Keeps the adapter that the run starts from, where that is not a fresh one. */
   async startFrom({ config, weights }: AdapterFiles): Promise<void> {
-    await writeFile(this.#folder, 'start_config.json', config);
-    await writeFile(this.#folder, 'start_model.safetensors', weights);
+    await this.#keep('start_config.json', config);
+    await this.#keep('start_model.safetensors', weights);
+    await this.#writeRecord();
   }
 
   /** What {@link startFrom} kept. */
   async startingAdapter(): Promise<AdapterFiles | undefined> {
-    return readAdapter(this.#folder, 'start');
+    return readAdapter(this.#folder, { info: this.#info, files: this.#files, checkpoint: this.#generation }, 'start');
   }
 
   /** Keeps a figure until the next {@link save}. */
   note(metric: Metric): void {
-    this.#lines.push(`${JSON.stringify(metric)}\n`);
+    this.#lines.push(toLine(metric));
     if (metric.type === 'step') this.#info = { ...this.#info, step: metric.step, steps: metric.steps, loss: metric.loss };
     if (metric.type === 'evaluation' && metric.best) this.#info = { ...this.#info, bestLoss: metric.loss };
   }
@@ -93,18 +105,18 @@ export class RunWriter {
     // Only with the figures on disk: a state whose steps have no figures would leave a gap in the curve.
     await writeCheckpoint(this.#folder, { generation: this.#generation + 1, state });
     this.#generation += 1;
-    await this.#writeInfo();
+    await this.#writeRecord();
   }
 
   /** Writes how the run ended, and what came of it. */
   async end(status: RunStatus, files: AdapterFiles | undefined): Promise<void> {
     await this.#append();
     if (files) {
-      await writeFile(this.#folder, 'adapter_config.json', files.config);
-      await writeFile(this.#folder, 'adapter_model.safetensors', files.weights);
+      await this.#keep('adapter_config.json', files.config);
+      await this.#keep('adapter_model.safetensors', files.weights);
     }
     this.#info = { ...this.#info, status };
-    await this.#writeInfo();
+    await this.#writeRecord();
     // Only now: a run without them that says it is under way could not go on.
     if (status === 'done') await removeCheckpoints(this.#folder);
   }
@@ -127,9 +139,16 @@ export class RunWriter {
     this.#lines = [];
   }
 
-  async #writeInfo(): Promise<void> {
+  async #keep(name: string, bytes: Uint8Array): Promise<void> {
+    // An adapter's bytes may lie in the engine's memory, which grows.
+    const copy = bytes.slice();
+    await writeFile(this.#folder, name, copy);
+    this.#files[name] = await sha256(copy);
+  }
+
+  async #writeRecord(): Promise<void> {
     this.#info = { ...this.#info, updated: Date.now() };
-    await writeFile(this.#folder, 'run.json', JSON.stringify(this.#info));
+    await writeRecord(this.#folder, { info: this.#info, files: this.#files, checkpoint: this.#generation });
   }
 }
 
@@ -146,8 +165,4 @@ async function lock(id: string, name: string): Promise<() => void> {
       });
     platform().locks.request(lockOf(id), { ifAvailable: true }, hold).catch(reject);
   });
-}
-
-function notWhole(name: string) {
-  return new WebLoraError({ code: 'bad_file', message: `The run ${name} is not kept whole in this browser; it cannot go on.` });
 }

@@ -1,0 +1,6 @@
+/** Of the inside of the package what the tests beside this write runs with, as it runs in Node. */
+
+export { runs } from '../../src/runs/index.js';
+export { RunWriter } from '../../src/runs/writer.js';
+export { diskPlatform } from '../../src/node/disk.js';
+export { usePlatform } from '../../src/platform.js';
