@@ -93,9 +93,11 @@ export function keepStep(app: App, settings: Settings): void {
   };
   format.addEventListener('change', showFormat);
   showFormat();
-  byId('trouble-download').addEventListener('click', () => {
-    if (app.lastAdapter) download(app.lastAdapter);
-  });
+  for (const id of ['trouble-download', 'train-unsaved-download']) {
+    byId(id).addEventListener('click', () => {
+      if (app.lastAdapter) download(app.lastAdapter);
+    });
+  }
 
   app.onChange((state) => {
     const { adapter, model, dataset, busy, trouble } = state;

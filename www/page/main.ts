@@ -15,6 +15,7 @@ import { lockDown } from './policy.js';
 import { profilePanel } from './profile-panel.js';
 import { runsPanel } from './runs-panel.js';
 import { Settings } from './settings.js';
+import { storageNote } from './storage-note.js';
 import { tabs } from './tabs.js';
 import { trainStep } from './train-step.js';
 
@@ -26,6 +27,7 @@ engineNotice(app);
 modelStep(app);
 dataStep(app);
 runsPanel(app, settings, trainStep(app, settings));
+storageNote(app);
 profilePanel(app, settings);
 tabs(byId('after-tabs'));
 chat(app);

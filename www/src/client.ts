@@ -3,6 +3,7 @@
 import { filesOf, packAdapter, unpackAdapter, type AdapterCard } from './adapter-files.js';
 import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
+import { onHidden } from './hidden.js';
 import { stopped } from './http.js';
 import { platform } from './platform.js';
 import {
@@ -118,10 +119,12 @@ export class Engine {
   #end: ErrorData | undefined;
   #device: DeviceInfo | undefined;
   #lastAdapter: AdapterFiles | undefined;
+  readonly #unwatch: () => void;
 
   private constructor(host: Host) {
     this.#host = host;
     this.#worker = host.startWorker();
+    this.#unwatch = onHidden(() => this.#worker.postMessage({ kind: 'save' }, []));
     this.#worker.addEventListener('message', ({ data }) => this.#receive(data));
     this.#worker.addEventListener('error', (event) => {
       event.preventDefault();
@@ -424,6 +427,7 @@ export class Engine {
   /** Ends the worker and gives the GPU's memory back. Calls under way reject with `disposed`. */
   dispose(): void {
     this.#stop({ code: 'disposed', message: 'The engine was disposed of.' });
+    this.#unwatch();
     this.#worker.terminate();
   }
 

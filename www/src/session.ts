@@ -26,6 +26,8 @@ export class Session {
   #model: RunConfig['model'] | undefined;
   #hasChatTemplate = false;
   #data: { files: readonly DataFile[]; evalFiles: readonly DataFile[]; options: DataSettings } | undefined;
+  /** What the tab asks of a training under way. */
+  readonly #asked = { save: false };
   /** Of the fresh adapter in use; undefined where it came from elsewhere. */
   #adapter: AdapterOptions | undefined;
 
@@ -91,11 +93,11 @@ export class Session {
     const writer = run === undefined ? undefined : await this.#createRun(run, options);
     if (writer) {
       // An adapter that was there before is where the run starts from.
-      if (!this.#adapter && this.#engine.adapterInfo()) await writer.startFrom(await this.#engine.saveAdapter());
+      if (!this.#adapter && this.#engine.adapterInfo()) writer.startFrom(await this.#engine.saveAdapter());
       listener.emit({ type: 'run', run: writer.info.id });
     }
     try {
-      return await train(this.#engine, options, listener, { state: resume, writer }, this.#hasChatTemplate);
+      return await train(this.#engine, options, listener, { state: resume, writer, asked: this.#asked }, this.#hasChatTemplate);
     } finally {
       writer?.close();
     }
@@ -114,10 +116,15 @@ export class Session {
       if (adapter) this.loadAdapter(adapter);
       else await this.newAdapter(config.adapter ?? {});
       listener.emit({ type: 'run', run: id });
-      return await train(this.#engine, config.training, listener, { state, writer }, this.#hasChatTemplate);
+      return await train(this.#engine, config.training, listener, { state, writer, asked: this.#asked }, this.#hasChatTemplate);
     } finally {
       writer.close();
     }
+  }
+
+  /** A run under way is written after the step that it is at. */
+  saveSoon(): void {
+    this.#asked.save = true;
   }
 
   async #createRun(name: string, training: TrainOptions): Promise<RunWriter> {

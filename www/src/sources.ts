@@ -4,7 +4,7 @@
  */
 
 import { WebLoraError, errorData } from './errors.js';
-import { MissingError, networkError, request, stopped, totalSize, type Ask } from './http.js';
+import { MissingError, bytesOf, networkError, request, stopped, totalSize, type Ask } from './http.js';
 import { addressOf, ask, fileUrl, type HubAddress } from './hub/api.js';
 import { keptFolder, listingOf, wholeFile } from './hub/cache.js';
 import { download } from './hub/download.js';
@@ -177,8 +177,8 @@ function rangesOf(ask: RangeRequest, name: string, size: number): ByteSource {
       if (response.status !== 206 || totalSize(response) !== size) {
         throw networkError(name, 'the file changed on the server while it was being read');
       }
-      const bytes = new Uint8Array(await response.arrayBuffer());
-      if (bytes.length !== length) throw networkError(name, `${bytes.length} bytes came where ${length} were due`);
+      const bytes = await bytesOf(response).catch(() => undefined);
+      if (bytes?.length !== length) throw networkError(name, `${bytes?.length ?? 'fewer'} bytes came where ${length} were due`);
       return bytes;
     },
   };

@@ -72,6 +72,12 @@ class Folder {
   }
 }
 
+interface Writable {
+  write(data: Blob | string | Uint8Array): Promise<void>;
+  close(): Promise<void>;
+  abort(): Promise<void>;
+}
+
 class StoredFile {
   readonly kind = 'file';
 
@@ -87,7 +93,7 @@ class StoredFile {
   }
 
   /** Written beside, and put in the place of the file at the end. */
-  async createWritable(): Promise<{ write(data: Blob | string | Uint8Array): Promise<void>; close(): Promise<void> }> {
+  async createWritable(): Promise<Writable> {
     const beside = `${this.path}.${process.pid}.new`;
     await writeFile(beside, '');
     return {
@@ -96,6 +102,7 @@ class StoredFile {
         await writeFile(beside, bytes, { flag: 'a', flush: true });
       },
       close: () => rename(beside, this.path),
+      abort: () => rm(beside, { force: true }),
     };
   }
 

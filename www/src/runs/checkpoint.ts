@@ -10,7 +10,7 @@
  * There is nothing else that says which is the newer: a file is what it says or it is not there.
  */
 
-import { openFile, type OpenFile } from './folder.js';
+import { openFile, writeAll } from './folder.js';
 
 const MAGIC = new TextEncoder().encode('WLCKPT02');
 /** What the digest covers of the header. */
@@ -43,9 +43,9 @@ export async function writeCheckpoint(folder: FileSystemDirectoryHandle, { gener
   try {
     // What is not whole must not look as if it were: the header goes away first and comes last.
     file.truncate(0);
-    write(file, state, HEADER);
+    writeAll(file, state, HEADER);
     file.flush();
-    write(file, header, 0);
+    writeAll(file, header, 0);
     file.flush();
   } finally {
     file.close();
@@ -55,11 +55,6 @@ export async function writeCheckpoint(folder: FileSystemDirectoryHandle, { gener
 /** Gives their room back. */
 export async function removeCheckpoints(folder: FileSystemDirectoryHandle): Promise<void> {
   for (const name of NAMES) await folder.removeEntry(name).catch(() => undefined);
-}
-
-function write(file: OpenFile, bytes: Uint8Array<ArrayBuffer>, at: number): void {
-  const written = file.write(bytes, { at });
-  if (written !== bytes.length) throw new DOMException(`${written} of ${bytes.length} bytes fit`, 'QuotaExceededError');
 }
 
 async function digest(header: Uint8Array, state: Uint8Array): Promise<Uint8Array> {

@@ -60,8 +60,20 @@ export async function openFile(folder: FileSystemDirectoryHandle, name: string):
 /** Writes a file whole: until the end of it the one before stays. */
 export async function writeFile(folder: FileSystemDirectoryHandle, name: string, data: Blob | string | Uint8Array<ArrayBuffer>): Promise<void> {
   const stream = await (await folder.getFileHandle(name, { create: true })).createWritable();
-  await stream.write(data);
-  await stream.close();
+  try {
+    await stream.write(data);
+    await stream.close();
+  } catch (error) {
+    // Else what was written so far would go on taking room.
+    await stream.abort().catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Writes bytes in place. Where only some of them fit, that is an error like any other of a full storage. */
+export function writeAll(file: OpenFile, bytes: Uint8Array<ArrayBuffer>, at: number): void {
+  const written = file.write(bytes, { at });
+  if (written !== bytes.length) throw new DOMException(`${written} of ${bytes.length} bytes fit`, 'QuotaExceededError');
 }
 
 /** What a JSON file holds; undefined where there is none or it is damaged. */

@@ -74,9 +74,10 @@ export const runs = {
       const message = 'name is empty; allowed is a name.';
       throw new WebLoraError({ code: 'bad_setting', name: 'name', value: 'empty', allowed: 'a name', message });
     }
-    const { folder, record } = await open(id);
+    const found = await open(id);
     await platform().locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
-      if (!lock) throw inUse(record.info.name);
+      if (!lock) throw inUse(found.record.info.name);
+      const { folder, record } = await open(id);
       await writeRecord(folder, { ...record, info: { ...record.info, name: name.trim() } });
     });
   },
@@ -85,7 +86,7 @@ export const runs = {
   async delete(id: string): Promise<void> {
     const folder = await runsFolder();
     await platform().locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
-      if (!lock) throw inUse(id);
+      if (!lock) throw inUse((await readRecord(await runFolder(id)))?.info.name ?? id);
       await folder.removeEntry(id, { recursive: true });
     });
   },

@@ -8,8 +8,7 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { build } from 'rolldown';
+import { loadInside, noise, RUN } from './run.mjs';
 
 /** @typedef {typeof import('./inside.js')} Inside */
 
@@ -23,17 +22,9 @@ let inside;
 let folder;
 /** @type {Map<number, string>} */
 const states = new Map();
-const examples = [{ name: 'a.jsonl', bytes: bytesOf('{"text": "one"}\n'.repeat(40)) }, { name: 'b.jsonl', bytes: bytesOf('{"text": "two"}\n') }];
-const adapter = { config: bytesOf('{"r": 8}'), weights: noise(3000, 9) };
-const start = { config: bytesOf('{"r": 4}'), weights: noise(2000, 5) };
-
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'web-lora-damage-'));
-  const [file, entry] = [join(folder, 'inside.mjs'), fileURLToPath(new URL('inside.ts', import.meta.url))];
-  await build({ input: entry, external: /^node:/, platform: 'node', output: { file, format: 'es' }, logLevel: 'warn' });
-  inside = await import(file);
-  process.env.WEB_LORA_CACHE = join(folder, 'cache');
-  inside.usePlatform(inside.diskPlatform);
+  inside = await loadInside(folder);
 });
 after(() => rm(folder, { recursive: true }));
 
@@ -42,10 +33,10 @@ test('a run that was cut off: whatever is damaged, it opens as it was or says so
   const open = async () => {
     const { writer, state, data } = await inside.RunWriter.open(id);
     try {
-      assert.deepEqual(data, examples);
-      assert.deepEqual(writer.info.config, CONFIG);
+      assert.deepEqual(data, RUN.examples);
+      assert.deepEqual(writer.info.config, RUN.config);
       const begins = await writer.startingAdapter();
-      assert.deepEqual([begins?.config, begins?.weights], [start.config, start.weights]);
+      assert.deepEqual([begins?.config, begins?.weights], [RUN.start.config, RUN.start.weights]);
       const at = [...states].find(([, text]) => text === String(state))?.[0];
       assert.ok(at === STEPS || at === STEPS - 1, `the state of step ${at}`);
       await figures(id);
@@ -68,26 +59,20 @@ test('both checkpoints damaged: it is said, and nothing begins anew in silence',
 });
 
 test('a run that ended: what came of it, its examples and its figures', async () => {
-  const id = await makeRun(async (writer) => writer.end('done', adapter));
+  const id = await makeRun(async (writer) => writer.end('done', RUN.adapter));
   const outcomes = await damageAll(id, async () => {
     const [found] = await inside.runs.list();
     assert.deepEqual(await inside.runs.damaged(), found ? [] : [id]);
-    if (found) assert.deepEqual([found.loss, found.config], [1 / STEPS, CONFIG]);
+    if (found) assert.deepEqual([found.loss, found.config], [1 / STEPS, RUN.config]);
     const came = await inside.runs.adapter(id);
-    assert.deepEqual([came?.config, came?.weights], [adapter.config, adapter.weights]);
+    assert.deepEqual([came?.config, came?.weights], [RUN.adapter.config, RUN.adapter.weights]);
     for (const [at, file] of (await inside.runs.data(id)).entries()) {
-      assert.deepEqual(new Uint8Array(await file.arrayBuffer()), examples[at]?.bytes);
+      assert.deepEqual(new Uint8Array(await file.arrayBuffer()), RUN.examples[at]?.bytes);
     }
     await figures(id);
     return 'as it was';
   });
   assert.deepEqual(Object.keys(outcomes).sort(), ['as it was', 'bad_file']);
-});
-
-const CONFIG = /** @type {import('../../src/types.js').RunConfig} */ ({
-  model: { name: 'tiny', modelType: 'llama', parameters: 10, dtype: 'F32', options: {} },
-  data: { files: examples.map(({ name }) => name), evalFiles: 1, options: {} },
-  training: { steps: STEPS, learningRate: 0.01 },
 });
 
 /**
@@ -96,12 +81,12 @@ const CONFIG = /** @type {import('../../src/types.js').RunConfig} */ ({
  */
 async function makeRun(end = async () => undefined) {
   await rm(join(folder, 'cache'), { recursive: true, force: true });
-  const writer = await inside.RunWriter.create('a run', CONFIG, examples);
-  await writer.startFrom(start);
+  const writer = await inside.RunWriter.create('a run', RUN.config, RUN.examples);
+  await writer.startFrom(RUN.start);
   for (let step = 1; step <= STEPS; step++) {
     const state = noise(5000 + step, step);
     states.set(step, String(state));
-    writer.note({ type: 'step', ...figure(step) });
+    writer.note({ type: 'step', ...RUN.figure(step, STEPS) });
     await writer.save(state);
   }
   await end(writer);
@@ -148,13 +133,7 @@ async function damageAll(id, open, everywhere) {
 /** @param {string} id */
 async function figures(id) {
   const { steps } = await inside.runs.metrics(id);
-  for (const step of steps) assert.deepEqual({ ...step }, { type: 'step', ...figure(step.step) });
-}
-
-/** @param {number} step */
-function figure(step) {
-  const shares = { loss: 1 / step, gradNorm: step / 3, learningRate: 0.01 / step };
-  return { step, steps: STEPS, ...shares, tokens: 7, supervisedTokens: 5, skipped: false, tokensPerSecond: 9.5, secondsLeft: 2 };
+  for (const step of steps) assert.deepEqual({ ...step }, { type: 'step', ...RUN.figure(step.step, STEPS) });
 }
 
 /** @param {string} id */
@@ -167,14 +146,4 @@ async function flip(path, at) {
   const bytes = await readFile(path);
   bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
   await writeFile(path, bytes);
-}
-
-/** @param {string} text */
-function bytesOf(text) {
-  return new Uint8Array(new TextEncoder().encode(text));
-}
-
-/** @param {number} length @param {number} seed */
-function noise(length, seed) {
-  return Uint8Array.from({ length }, (_, at) => (Math.imul(at + 1, seed * 2654435761) >>> 13) & 255);
 }
