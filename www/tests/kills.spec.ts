@@ -15,6 +15,8 @@ import { CHATS, MODEL_FILES } from './studio.js';
 
 const KILLS = Number(process.env.KILLS ?? 3);
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 1e6));
+/** Leaves out what costs SwiftShader ten seconds of compiling at each start: a kill is of the storage, not of shaders. */
+const FAST = '--enable-dawn-features=disable_workgroup_init';
 /** A run that is not killed before it ends begins anew; this is how long the wait for a kill may be. */
 const LONGEST_WAIT_MS = 3000;
 
@@ -64,7 +66,7 @@ class Victim {
     // Where the browser says which port it listens on; the one before said so too.
     const portFile = `${profile}/DevToolsActivePort`;
     await rm(portFile, { force: true });
-    const flags = [...CHROMIUM_FLAGS, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
+    const flags = [...CHROMIUM_FLAGS, FAST, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
     const process = spawn(CHROMIUM, [...flags, 'about:blank'], { detached: true, stdio: 'ignore' });
     let port = '';
     await expect(async () => void ([port = ''] = (await readFile(portFile, 'utf8')).split('\n'))).toPass();
@@ -116,6 +118,9 @@ test(`a run that is killed ${KILLS} times ends as if it had not been`, async () 
 
   let kills = 0;
   let rounds = 0;
+  /** Seconds from one kill to the next, and the step that was kept. */
+  const table: { kill: number; seconds: number; keptStep: number; of: string }[] = [];
+  let since = performance.now();
   for (; kills < KILLS; rounds += 1) {
     // The first attempt starts the run, all others go on with it.
     let run: Run | undefined;
@@ -137,17 +142,26 @@ test(`a run that is killed ${KILLS} times ends as if it had not been`, async () 
       const last = await newest(victim);
       if (last?.id !== whole?.id) run = last;
       if (run) expect(['interrupted', 'done']).toContain(run.status);
+      if (kills > table.length) {
+        const seconds = Math.round((performance.now() - since) / 100) / 10;
+        table.push({ kill: kills, seconds, keptStep: run?.step ?? 0, of: run ? run.status : 'nothing kept yet' });
+        since = performance.now();
+      }
     }
     expect(await victim.call('outcome', run.id), `seed ${SEED}`).toEqual(expected);
     expect(await victim.call('unsaved')).toEqual([]);
     await victim.call('remove', run.id);
   }
+  console.table(table);
+  const seconds = table.map((row) => row.seconds).sort((a, b) => a - b);
+  console.log(`seconds a kill: median ${seconds[seconds.length >> 1]}, longest ${seconds.at(-1)}`);
   console.log(`${kills} kills in ${rounds} runs, seed ${SEED}: each ended in the bytes of the run that was left alone`);
 });
 
 interface Run {
   id: string;
   status: string;
+  step: number;
 }
 
 async function newest(victim: Victim): Promise<Run | undefined> {
