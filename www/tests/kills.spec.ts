@@ -10,13 +10,11 @@ import { createServer, type ViteDevServer } from 'vite';
 import { fileURLToPath } from 'node:url';
 import { chromium, expect, test, type Browser, type Page } from '@playwright/test';
 import sirv from 'sirv';
-import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
+import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 import { CHATS, MODEL_FILES } from './studio.js';
 
 const KILLS = Number(process.env.KILLS ?? 3);
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 1e6));
-/** Leaves out what costs SwiftShader ten seconds of compiling at each start: a kill is of the storage, not of shaders. */
-const FAST = '--enable-dawn-features=disable_workgroup_init';
 /** A run that is not killed before it ends begins anew; this is how long the wait for a kill may be. */
 const LONGEST_WAIT_MS = 3000;
 
@@ -66,7 +64,7 @@ class Victim {
     // Where the browser says which port it listens on; the one before said so too.
     const portFile = `${profile}/DevToolsActivePort`;
     await rm(portFile, { force: true });
-    const flags = [...CHROMIUM_FLAGS, FAST, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
+    const flags = [...FAST_FLAGS, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
     const process = spawn(CHROMIUM, [...flags, 'about:blank'], { detached: true, stdio: 'ignore' });
     let port = '';
     await expect(async () => void ([port = ''] = (await readFile(portFile, 'utf8')).split('\n'))).toPass();

@@ -1,8 +1,11 @@
 /** Markup in any string that comes from outside is shown as it is written: nothing of it becomes part of the page. */
 
 import { mkdir, writeFile } from 'node:fs/promises';
+import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 import { HubServer } from './hub-server.js';
 import { expect, test, tinyModel } from './studio.js';
+
+test.use({ launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS } });
 
 /** Has none of what file names may not have, and would run in any of the usual ways of showing it. */
 const MARKUP = `"'><img src=x onerror=ran()><svg onload=ran()>`;
@@ -41,7 +44,7 @@ test('markup stays text, wherever it comes from', async ({ studio, page }, info)
   const said: string[] = [];
   page.on('console', (message) => /onerror|Content Security Policy|Trusted/.test(message.text()) && said.push(message.text()));
   page.on('dialog', (dialog) => said.push(dialog.message()));
-  const shown = (selector: string) => expect(studio.get(selector).first()).toContainText(MARKUP, { timeout: 90_000 });
+  const shown = (selector: string) => expect(studio.get(selector).first()).toContainText(MARKUP, { timeout: 170_000 });
   const file = (name: string, text: string) => ({ name, mimeType: 'text/plain', buffer: Buffer.from(text) });
 
   // What the Hub says.

@@ -10,7 +10,7 @@ import type { Metric } from './writer.js';
 
 /** The runs kept in this browser. */
 export const runs = {
-  /** All of them, the newest first, but for those that are {@link runs.damaged}. */
+  /** All of them, the newest first, but for those that `damaged` names. */
   async list(): Promise<RunInfo[]> {
     const found: RunInfo[] = [];
     for (const { record } of await all()) if (record) found.push(await withLock(record.info));
