@@ -112,7 +112,8 @@ for (const [name, [answer, code]] of Object.entries(ANSWERS)) {
       if (breaks++ > 0) answer(response, bytes, from);
       else {
         response.writeHead(200, { 'Content-Length': bytes.length });
-        response.write(bytes.subarray(0, 1000), () => setTimeout(() => response.destroy(), 3));
+        // Time for it to arrive: a reset overtakes what was written.
+        response.write(bytes.subarray(0, 1000), () => setTimeout(() => response.destroy(), 100));
       }
       return true;
     };

@@ -25,7 +25,7 @@ export async function loadInside(folder) {
  * @param {() => void} work @param {number} ms
  */
 function quickTimeout(work, ms) {
-  return setTimeout(work, ms >= 30_000 ? 200 : ms >= 500 ? 1 : ms);
+  return setTimeout(work, ms >= 30_000 ? 1000 : ms >= 500 ? 1 : ms);
 }
 
 const examples = [
