@@ -2,7 +2,7 @@
 # make test     runs every test there is, but for these, which fetch a lot or take long:
 # make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
 # make test-tokenizers   tokenizers and chat templates on real vocabularies
-# make test-long  what takes an hour: the browser killed KILLS= times (50) in runs that must not care
+# make test-long  what takes an hour or two: the browser killed KILLS= times (200) in runs that must not care
 # make fuzz     gives libFuzzer each parser of files for FUZZ_SECONDS= (600), or those of TARGETS=; prints what it found
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
@@ -139,7 +139,7 @@ fuzz:
 
 test-long: $(SITE)
 	@.ci/setup npm browser
-	cd www && npm run --silent build:package && KILLS=$${KILLS:-50} npm run --silent test -- kills
+	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} npm run --silent test -- kills
 
 # Both halves on the machine's own GPU where it has one.
 bench: $(BENCH_WASM) $(MODEL_FILE)

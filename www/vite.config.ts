@@ -11,7 +11,8 @@ import { defineConfig, type Plugin } from 'vite';
  * Nothing is loaded from elsewhere, and no script that is not a file of ours. `connect-src` is for models that the user
  * names: from the Hub and the content network it sends to, from any other address, and from a server on this machine,
  * as a mirror of the Hub may be. Sent with every file, for the worker takes its policy from its own answer, and repeated in
- * the page for servers that send no headers of ours.
+ * the page for servers that send no headers of ours. The page pins its own connections further: page/policy.ts, which
+ * also has the one policy of Trusted Types.
  */
 const CONTENT_SECURITY_POLICY = [
   "default-src 'none'",
@@ -24,6 +25,8 @@ const CONTENT_SECURITY_POLICY = [
   "connect-src 'self' https: http://localhost:*",
   "base-uri 'none'",
   "form-action 'none'",
+  "require-trusted-types-for 'script'",
+  'trusted-types default',
 ].join('; ');
 
 // `dev` makes it look at the folder anew on each request: the model may come after the server.

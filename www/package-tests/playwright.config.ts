@@ -1,10 +1,7 @@
 /** The package's tests: what `npm pack` makes, installed in a folder of its own. */
 
 import { defineConfig } from '@playwright/test';
-import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
-
-/** Leaves out what costs SwiftShader ten seconds of compiling; the page's own tests run as browsers do. */
-const FAST = '--enable-dawn-features=disable_workgroup_init';
+import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 
 export default defineConfig({
   testDir: '.',
@@ -16,5 +13,5 @@ export default defineConfig({
   expect: { timeout: 120_000 },
   forbidOnly: !!process.env.CI,
   reporter: 'list',
-  use: { launchOptions: { executablePath: CHROMIUM, args: [...CHROMIUM_FLAGS, FAST] }, trace: 'retain-on-failure' },
+  use: { launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS }, trace: 'retain-on-failure' },
 });

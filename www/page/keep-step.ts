@@ -96,9 +96,11 @@ export function keepStep(app: App, settings: Settings): void {
   };
   format.addEventListener('change', showFormat);
   showFormat();
-  byId('trouble-download').addEventListener('click', () => {
-    if (app.adapters.newest) download(app.adapters.newest);
-  });
+  for (const id of ['trouble-download', 'train-unsaved-download']) {
+    byId(id).addEventListener('click', () => {
+      if (app.adapters.newest) download(app.adapters.newest);
+    });
+  }
 
   app.onChange((state) => {
     const { adapter, model, busy, trouble } = state;

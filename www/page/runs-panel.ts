@@ -27,6 +27,8 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
   const error = byId('runs-error');
   const compared = new Set<string>();
   let all: RunInfo[] = [];
+  /** The ids of those that cannot be read. */
+  let lost: string[] = [];
 
   const attempt = async (work: () => Promise<void>) => {
     showText(error, undefined);
@@ -44,8 +46,15 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
   const read = () =>
     attempt(async () => {
       all = await runs.list();
+      lost = await runs.damaged();
       draw();
     });
+  byId('runs-damaged-delete').addEventListener('click', () => {
+    void attempt(async () => {
+      for (const id of lost) await runs.delete(id);
+      await read();
+    });
+  });
 
   /** Model and examples first, so that the page knows of them as well; the engine does the rest. */
   const goOn = (run: RunInfo) => {
@@ -153,9 +162,11 @@ export function runsPanel(app: App, settings: Settings, follow: Follow): void {
     return item;
   };
   const draw = () => {
-    byId('places').hidden = all.length === 0;
+    byId('places').hidden = all.length + lost.length === 0;
     open.textContent = `Runs (${all.length})`;
-    if (all.length === 0) show(false);
+    if (all.length + lost.length === 0) show(false);
+    byId('runs-damaged').hidden = lost.length === 0;
+    byId('runs-damaged-text').textContent = `${formatPlural(lost.length, 'run')} cannot be read any more: what is kept is damaged.`;
     byId('runs-list').replaceChildren(...all.map(row));
     const cut = all.find(({ status }) => status === 'interrupted');
     const notice = byId('runs-cut');

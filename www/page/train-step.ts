@@ -12,7 +12,6 @@ import { TrainCharts } from './train-charts.js';
 /** Wires step 3. Returns what shows any other training there, such as one that goes on. */
 export function trainStep(app: App, settings: Settings): Follow {
   const error = byId('train-error');
-  const unsaved = byId('train-unsaved');
   const start = byId<HTMLButtonElement>('train-start');
   const stop = byId<HTMLButtonElement>('train-stop');
   const goOn = byId<HTMLInputElement>('train-continue');
@@ -37,8 +36,14 @@ export function trainStep(app: App, settings: Settings): Follow {
     return app.engine.train(training, { run, ...callbacks });
   };
 
+  const showUnsaved = (message: string | undefined) => {
+    byId('train-unsaved').hidden = message === undefined;
+    byId('train-unsaved-text').textContent = message ?? '';
+  };
+
   const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
-    showText(unsaved, undefined);
+    showUnsaved(undefined);
+    showText(byId('train-paused'), undefined);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
     byId('train-samples').hidden = true;
@@ -64,6 +69,7 @@ export function trainStep(app: App, settings: Settings): Follow {
         charts.add(step);
         byId('train-steps').append(rowOf(step));
         lastRun.loss = step.loss;
+        byId('train-unsaved-download').hidden = !app.adapters.newest;
       },
       onEval: (evaluation) => {
         charts.evaluate(evaluation);
@@ -73,8 +79,8 @@ export function trainStep(app: App, settings: Settings): Follow {
         byId('train-samples').hidden = false;
         byId('train-samples-list').append(sampleRow(step, prompt, text));
       },
-      onSaved: () => showText(unsaved, undefined),
-      onUnsaved: ({ message }) => showText(unsaved, message),
+      onSaved: () => showUnsaved(undefined),
+      onUnsaved: ({ message }) => showUnsaved(message),
     });
     const took = formatDuration((performance.now() - begun) / 1000);
     status.textContent = `${result.stopped === 'end' ? 'Done' : 'Stopped'} after ${formatPlural(result.steps, 'step')} and ${took}`;
@@ -114,6 +120,14 @@ export function trainStep(app: App, settings: Settings): Follow {
     abort.abort();
     stop.disabled = true;
     status.textContent = 'Stopping after this step';
+  });
+
+  // A browser may stop a tab that nobody sees, and its worker with it; from where they were they go on.
+  let frozen: number | undefined;
+  document.addEventListener('freeze', () => (frozen = Date.now()));
+  document.addEventListener('resume', () => {
+    if (frozen === undefined || app.state.busy !== 'train') return;
+    showText(byId('train-paused'), `The browser had paused this tab for ${formatDuration((Date.now() - frozen) / 1000)}. Training goes on from there.`);
   });
 
   settings.onInput(() => drawLora(app.state.model?.hiddenSize ?? 0, settings.adapter.r ?? 0));

@@ -3,6 +3,7 @@
 import { filesOf, packAdapter, unpackAdapter } from './adapter-files.js';
 import { dataFiles } from './data-files.js';
 import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
+import { onHidden } from './hidden.js';
 import { stopped } from './http.js';
 import { compareLogits, mergedModel, writeMerged, type Logits } from './merged.js';
 import type { AdapterCard } from './model-card.js';
@@ -130,10 +131,12 @@ export class Engine {
   #end: ErrorData | undefined;
   #device: DeviceInfo | undefined;
   #lastAdapter: AdapterFiles | undefined;
+  readonly #unwatch: () => void;
 
   private constructor(host: Host) {
     this.#host = host;
     this.#worker = host.startWorker();
+    this.#unwatch = onHidden(() => this.#worker.postMessage({ kind: 'save' }, []));
     this.#worker.addEventListener('message', ({ data }) => this.#receive(data));
     this.#worker.addEventListener('error', (event) => {
       event.preventDefault();
@@ -501,6 +504,7 @@ export class Engine {
   /** Ends the worker and gives the GPU's memory back. Calls under way reject with `disposed`. */
   dispose(): void {
     this.#stop({ code: 'disposed', message: 'The engine was disposed of.' });
+    this.#unwatch();
     this.#worker.terminate();
   }
 

@@ -3,6 +3,8 @@
 import { WebLoraError } from './errors.js';
 
 const ATTEMPTS = 3;
+/** A connection from which nothing has come for so long is as good as broken. */
+const STALL_MS = 30_000;
 
 /** A file that is not where it was looked for. */
 export class MissingError extends WebLoraError {}
@@ -23,8 +25,11 @@ export interface Ask {
 export async function request({ url, name, headers = {}, signal, init = {}, explain }: Ask): Promise<Response> {
   for (let attempt = 1; ; attempt++) {
     let failure: WebLoraError;
+    const stall = new AbortController();
     try {
-      const response = await fetch(url, { ...init, headers, signal: signal ?? null });
+      const signals = signal ? [signal, stall.signal] : [stall.signal];
+      const asking = fetch(url, { ...init, headers, signal: AbortSignal.any(signals) });
+      const response = await unlessStalled(asking, () => stall.abort());
       if (response.ok) return response;
       const refusal = explain?.(response);
       if (refusal) throw refusal;
@@ -36,11 +41,44 @@ export async function request({ url, name, headers = {}, signal, init = {}, expl
     } catch (error) {
       if (signal?.aborted) throw stopped();
       if (error instanceof WebLoraError) throw error;
-      failure = networkError(name, 'the server cannot be reached, or does not allow other pages to read from it');
+      const why = stall.signal.aborted ? 'does not answer' : 'cannot be reached, or does not allow other pages to read from it';
+      failure = networkError(name, `the server ${why}`);
     }
     if (attempt === ATTEMPTS) throw failure;
     await pause(500 * attempt, signal);
   }
+}
+
+/** What comes; where nothing does for too long, `onStall` is called and this rejects. */
+export async function unlessStalled<Result>(coming: Promise<Result>, onStall?: () => void): Promise<Result> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const stalled = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      onStall?.();
+      reject(new Error('the connection stalls'));
+    }, STALL_MS);
+  });
+  try {
+    return await Promise.race([coming, stalled]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** All bytes of an answer. Rejects where they cease to come. */
+export async function bytesOf(response: Response): Promise<Uint8Array<ArrayBuffer>> {
+  const reader = response.body?.getReader();
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  try {
+    for (;;) {
+      const next = await (reader && unlessStalled(reader.read()));
+      if (!next || next.done) break;
+      parts.push(next.value);
+    }
+  } finally {
+    await reader?.cancel().catch(() => undefined);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 /** Waits; a caller who wants to stop need not. */

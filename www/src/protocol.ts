@@ -122,8 +122,8 @@ export interface WeightedSource {
 /** A model source that survives `postMessage`. */
 export type PostedSource = { files: File[] } | { url: string } | { hub: HubSource };
 
-/** Main thread to worker. An abort overtakes the queue and names the command that it ends. */
-export type ToWorker = { kind: 'command'; id: number; command: Command } | { kind: 'abort'; id: number };
+/** Main thread to worker. An abort overtakes the queue and names the command that it ends; so does the wish to save. */
+export type ToWorker = { kind: 'command'; id: number; command: Command } | { kind: 'abort'; id: number } | { kind: 'save' };
 
 /** Worker to main thread; `id` is the command's. */
 export type FromWorker =

@@ -26,6 +26,8 @@ export class Session {
   #model: RunConfig['model'] | undefined;
   #hasChatTemplate = false;
   #data: { files: readonly DataFile[]; evalFiles: readonly DataFile[]; options: DataSettings } | undefined;
+  /** What the tab asks of a training under way. */
+  readonly #asked = { save: false };
   /** Of the fresh adapter in use; undefined where it came from elsewhere. */
   #adapter: AdapterOptions | undefined;
 
@@ -37,12 +39,14 @@ export class Session {
     this.#model = undefined;
     this.#data = undefined;
     this.#adapter = undefined;
-    const info = await withFiles(source, { signal, onProgress }, (files) =>
+    let commit: string | undefined;
+    const onCommit = (found: string) => (commit = found);
+    const info = await withFiles(source, { signal, onProgress, onCommit }, (files) =>
       this.#engine.loadModel(files, options, onProgress),
     );
     const { name, modelType, parameters, dtype, hasChatTemplate } = info;
     const model = { name, modelType, parameters, dtype, options };
-    this.#model = 'files' in source ? model : { ...model, source: kept(source) };
+    this.#model = 'files' in source ? model : { ...model, source: kept(source, commit) };
     this.#hasChatTemplate = hasChatTemplate;
     return info;
   }
@@ -89,11 +93,11 @@ export class Session {
     const writer = run === undefined ? undefined : await this.#createRun(run, options);
     if (writer) {
       // An adapter that was there before is where the run starts from.
-      if (!this.#adapter && this.#engine.adapterInfo()) await writer.startFrom(await this.#engine.saveAdapter());
+      if (!this.#adapter && this.#engine.adapterInfo()) writer.startFrom(await this.#engine.saveAdapter());
       listener.emit({ type: 'run', run: writer.info.id });
     }
     try {
-      return await train(this.#engine, options, listener, { state: resume, writer }, this.#hasChatTemplate);
+      return await train(this.#engine, options, listener, { state: resume, writer, asked: this.#asked }, this.#hasChatTemplate);
     } finally {
       writer?.close();
     }
@@ -104,7 +108,6 @@ export class Session {
     const { writer, state, data } = await RunWriter.open(id);
     try {
       const { config } = writer.info;
-      if (writer.info.status === 'done') throw new WebLoraError({ code: 'not_ready', message: 'This run is done.' });
       await this.#ensureModel(config.model, listener);
       const trained = data.length - (config.data.evalFiles ?? 0);
       await this.loadDataset(data.slice(0, trained), data.slice(trained), config.data.options);
@@ -113,10 +116,15 @@ export class Session {
       if (adapter) this.loadAdapter(adapter);
       else await this.newAdapter(config.adapter ?? {});
       listener.emit({ type: 'run', run: id });
-      return await train(this.#engine, config.training, listener, { state, writer }, this.#hasChatTemplate);
+      return await train(this.#engine, config.training, listener, { state, writer, asked: this.#asked }, this.#hasChatTemplate);
     } finally {
       writer.close();
     }
+  }
+
+  /** A run under way is written after the step that it is at. */
+  saveSoon(): void {
+    this.#asked.save = true;
   }
 
   async #createRun(name: string, training: TrainOptions): Promise<RunWriter> {
@@ -155,9 +163,9 @@ export class Session {
   }
 }
 
-/** A source as it may be written down: without the token. */
-function kept(source: Exclude<PostedSource, { files: File[] }>): string | HubSource {
+/** A source as it may be written down: without the token, and with the commit, as a branch may be another tomorrow. */
+function kept(source: Exclude<PostedSource, { files: File[] }>, commit: string | undefined): string | HubSource {
   if ('url' in source) return source.url;
   const { token: _, ...hub } = source.hub;
-  return hub;
+  return { ...hub, ...(commit ? { revision: commit } : {}) };
 }

@@ -4,7 +4,7 @@
  */
 
 import { WebLoraError, errorData } from './errors.js';
-import { MissingError, networkError, request, stopped, totalSize, type Ask } from './http.js';
+import { MissingError, bytesOf, networkError, request, stopped, totalSize, type Ask } from './http.js';
 import { addressOf, ask, fileUrl, type HubAddress } from './hub/api.js';
 import { keptFolder, listingOf, wholeFile } from './hub/cache.js';
 import { download } from './hub/download.js';
@@ -18,6 +18,8 @@ export interface OpenOptions {
   onProgress: (progress: Progress) => void;
   /** Only headers will be read: then nothing is downloaded that need not be. */
   headersOnly?: boolean;
+  /** Told which commit of the Hub it is, where it is of the Hub. */
+  onCommit?: (commit: string) => void;
 }
 
 /** Hands on the files of a source. What is thrown is what a read failed with, where one did. */
@@ -104,9 +106,10 @@ async function shardsOf(index: ByteSource): Promise<string[]> {
   }
 }
 
-async function openHub(hub: HubSource, { signal, onProgress, headersOnly = false }: OpenOptions): Promise<ByteSource[]> {
+async function openHub(hub: HubSource, { signal, onProgress, headersOnly = false, onCommit }: OpenOptions): Promise<ByteSource[]> {
   const address = addressOf(hub);
   const listing = await listingOf(address, signal);
+  onCommit?.(listing.commit);
   const choice = pickChoice(hub.repo, listing.choices, hub.file);
   // With the repository for a folder, which is what the engine calls the model by.
   const named = (path: string) => `${lastPart(hub.repo)}/${path}`;
@@ -174,8 +177,8 @@ function rangesOf(ask: RangeRequest, name: string, size: number): ByteSource {
       if (response.status !== 206 || totalSize(response) !== size) {
         throw networkError(name, 'the file changed on the server while it was being read');
       }
-      const bytes = new Uint8Array(await response.arrayBuffer());
-      if (bytes.length !== length) throw networkError(name, `${bytes.length} bytes came where ${length} were due`);
+      const bytes = await bytesOf(response).catch(() => undefined);
+      if (bytes?.length !== length) throw networkError(name, `${bytes?.length ?? 'fewer'} bytes came where ${length} were due`);
       return bytes;
     },
   };

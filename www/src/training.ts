@@ -1,6 +1,6 @@
 /** The worker's half of training: the loop round the engine's steps, and what is kept of it on the way. */
 
-import { errorData } from './errors.js';
+import { errorData, WebLoraError } from './errors.js';
 import type { CommandEvent } from './protocol.js';
 import type { RunWriter } from './runs/writer.js';
 import { StepTimer } from './step-timer.js';
@@ -26,6 +26,8 @@ export interface Listener {
 export interface Kept {
   state?: Uint8Array<ArrayBuffer> | undefined;
   writer?: RunWriter | undefined;
+  /** Set to save after this step, whether it is time or not. */
+  asked: { save: boolean };
 }
 
 /** Trains to the end or until the signal. */
@@ -33,7 +35,7 @@ export async function train(
   engine: WasmEngine,
   options: TrainOptions,
   listener: Listener,
-  { state, writer }: Kept,
+  { state, writer, asked }: Kept,
   hasChatTemplate: boolean,
 ): Promise<TrainResult> {
   const { samplePrompts = [], sampleSteps, saveSteps, ...settings } = options;
@@ -69,9 +71,12 @@ export async function train(
         emit({ type: 'evaluation', evaluation });
       }
       if (report && !done && copies.isDue(report.step)) await copyAdapter(engine, emit);
-      if (report && !done && writer && saves.isDue(report.step)) await save(engine, writer, report.step, emit);
+      if (report && !done && writer && (saves.isDue(report.step) || asked.save)) {
+        asked.save = false;
+        await save(engine, writer, report.step, emit);
+      }
       // Lets an abort in: without a turn of the event loop its message would wait behind the next step.
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await turn();
     }
     // What was stopped on purpose goes on where it was.
     if (writer && !ended) await save(engine, writer, result.steps, emit);
@@ -88,6 +93,16 @@ export async function train(
   const files = await copyAdapter(engine, emit);
   await writer?.end(ended ? 'done' : 'stopped', files).catch((error: unknown) => unsaved(error, emit));
   return result;
+}
+
+/** A turn of the event loop. Not a timer's, which a browser may hold back in a tab that nobody sees. */
+async function turn(): Promise<void> {
+  const { port1, port2 } = new MessageChannel();
+  await new Promise((resolve) => {
+    port1.onmessage = resolve;
+    port2.postMessage(undefined);
+  });
+  port1.close();
 }
 
 /** Whether it is time again, by steps or by the clock. */
@@ -119,11 +134,18 @@ async function save(engine: WasmEngine, writer: RunWriter, step: number, emit: E
   }
 }
 
+/** What a browser's storage throws, in words. */
+const WHY_UNSAVED: Record<string, string> = {
+  QuotaExceededError: 'the browser’s storage for this page is full',
+  NotFoundError: 'it was taken out of the browser’s storage',
+};
+
 function unsaved(error: unknown, emit: Emit): void {
-  const full = error instanceof DOMException && error.name === 'QuotaExceededError';
-  const why = full ? 'the browser’s storage for this page is full' : errorData(error).message;
-  const message = `The run could not be saved: ${why}. Training goes on; delete runs or models that you do not need.`;
-  emit({ type: 'unsaved', error: { code: 'no_space', message } });
+  const { name, message: said } = error instanceof Error ? error : new Error(String(error));
+  const neededBytes = error instanceof WebLoraError ? error.neededBytes : undefined;
+  const why = WHY_UNSAVED[name] ?? said.replace(/\.$/, '');
+  const message = `The run is not being saved: ${why}. Training goes on; download what it learns, or delete runs or models that you do not need.`;
+  emit({ type: 'unsaved', error: { code: 'no_space', message, ...(neededBytes === undefined ? {} : { neededBytes }) } });
 }
 
 async function sample(

@@ -40,6 +40,10 @@ self.addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
     aborts.get(data.id)?.abort();
     return;
   }
+  if (data.kind === 'save') {
+    engine?.session.saveSoon();
+    return;
+  }
   const { id, command } = data;
   const abort = new AbortController();
   aborts.set(id, abort);

@@ -55,6 +55,8 @@ export class HubServer {
   readonly log: Seen[] = [];
   /** Cuts the connection of so many answers of the content network, each after so many bytes. */
   cuts = { answers: 0, after: 0 };
+  /** Answers in the place of the content network where it says true. */
+  instead: ((request: IncomingMessage, response: ServerResponse, bytes: Buffer) => boolean) | undefined;
   /** Between pieces of 32 KiB from the content network. */
   delayMs = 0;
   /** Changes a byte of this file on its way. */
@@ -249,6 +251,7 @@ export class HubServer {
     if (!file) return void response.writeHead(403).end();
     const bytes = Buffer.from(file.bytes);
     if (this.damaged === rest) bytes.writeUInt8(bytes.readUInt8(bytes.length - 1) ^ 1, bytes.length - 1);
+    if (this.instead?.(request, response, bytes)) return;
     // Of downloads, not of a look at a header.
     const cut = this.cuts.answers > 0 && !/-\d+$/.test(request.headers.range ?? '');
     if (cut) this.cuts.answers--;

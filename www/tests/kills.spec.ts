@@ -10,7 +10,7 @@ import { createServer, type ViteDevServer } from 'vite';
 import { fileURLToPath } from 'node:url';
 import { chromium, expect, test, type Browser, type Page } from '@playwright/test';
 import sirv from 'sirv';
-import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
+import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 import { CHATS, MODEL_FILES } from './studio.js';
 
 const KILLS = Number(process.env.KILLS ?? 3);
@@ -64,7 +64,7 @@ class Victim {
     // Where the browser says which port it listens on; the one before said so too.
     const portFile = `${profile}/DevToolsActivePort`;
     await rm(portFile, { force: true });
-    const flags = [...CHROMIUM_FLAGS, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
+    const flags = [...FAST_FLAGS, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`];
     const process = spawn(CHROMIUM, [...flags, 'about:blank'], { detached: true, stdio: 'ignore' });
     let port = '';
     await expect(async () => void ([port = ''] = (await readFile(portFile, 'utf8')).split('\n'))).toPass();
@@ -116,6 +116,9 @@ test(`a run that is killed ${KILLS} times ends as if it had not been`, async () 
 
   let kills = 0;
   let rounds = 0;
+  /** Seconds from one kill to the next, and the step that was kept. */
+  const table: { kill: number; seconds: number; keptStep: number; of: string }[] = [];
+  let since = performance.now();
   for (; kills < KILLS; rounds += 1) {
     // The first attempt starts the run, all others go on with it.
     let run: Run | undefined;
@@ -137,17 +140,26 @@ test(`a run that is killed ${KILLS} times ends as if it had not been`, async () 
       const last = await newest(victim);
       if (last?.id !== whole?.id) run = last;
       if (run) expect(['interrupted', 'done']).toContain(run.status);
+      if (kills > table.length) {
+        const seconds = Math.round((performance.now() - since) / 100) / 10;
+        table.push({ kill: kills, seconds, keptStep: run?.step ?? 0, of: run ? run.status : 'nothing kept yet' });
+        since = performance.now();
+      }
     }
     expect(await victim.call('outcome', run.id), `seed ${SEED}`).toEqual(expected);
     expect(await victim.call('unsaved')).toEqual([]);
     await victim.call('remove', run.id);
   }
+  console.table(table);
+  const seconds = table.map((row) => row.seconds).sort((a, b) => a - b);
+  console.log(`seconds a kill: median ${seconds[seconds.length >> 1]}, longest ${seconds.at(-1)}`);
   console.log(`${kills} kills in ${rounds} runs, seed ${SEED}: each ended in the bytes of the run that was left alone`);
 });
 
 interface Run {
   id: string;
   status: string;
+  step: number;
 }
 
 async function newest(victim: Victim): Promise<Run | undefined> {

@@ -7,7 +7,7 @@
  */
 
 import { WebLoraError } from '../errors.js';
-import { networkError, pause, stopped, totalSize } from '../http.js';
+import { networkError, pause, stopped, totalSize, unlessStalled } from '../http.js';
 import { platform } from '../platform.js';
 import type { HubChoice, HubFile, HubListing, Progress } from '../types.js';
 import { ask, fileUrl, type HubAddress } from './api.js';
@@ -124,7 +124,7 @@ class Download {
       if (complete || access.getSize() >= file.size) continue;
       breaks = access.getSize() > before ? 1 : breaks + 1;
       if (breaks === BREAKS) {
-        throw networkError(file.path, 'the connection breaks off again and again. What has come is kept: start again to go on from there');
+        throw networkError(file.path, 'the connection breaks off or stalls again and again. What has come is kept: start again to go on from there');
       }
       await pause(500 * breaks, signal);
     }
@@ -152,6 +152,11 @@ class Download {
     const { address, signal } = this.#options;
     const headers: Record<string, string> = from > 0 ? { Range: `bytes=${from}-` } : {};
     const response = await ask(address, fileUrl(this.#listing, file.path), file.path, { headers, signal });
+    // No model is one: what a wall before the network says, or a server that is tired.
+    if (response.headers.get('Content-Type')?.startsWith('text/html')) {
+      await response.body?.cancel();
+      throw networkError(file.path, 'the server answered with a page in its place');
+    }
     const range = response.headers.get('Content-Range') ?? '';
     if (response.status === 200 || (range.startsWith(`bytes ${from}-`) && totalSize(response) === file.size)) return response;
     throw networkError(file.path, `the server answered with “${range}” where bytes from ${from} of ${file.size} were due`);
@@ -162,7 +167,7 @@ class Download {
     const reader = response.body?.getReader();
     try {
       for (;;) {
-        const next = await reader?.read().catch(() => undefined);
+        const next = await (reader && unlessStalled(reader.read()).catch(() => undefined));
         if (!next) return false;
         // A server may end in silence what it cut short.
         if (next.done) return access.getSize() >= file.size;

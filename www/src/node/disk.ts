@@ -106,7 +106,7 @@ class StoredFile {
         await writeFile(beside, bytes, { flag: 'a', flush: true });
       },
       close: () => rename(beside, this.path),
-      abort: () => rm(beside),
+      abort: () => rm(beside, { force: true }),
     };
   }
 

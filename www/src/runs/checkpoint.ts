@@ -1,18 +1,20 @@
 /**
  * Checkpoints of a run: two files written in turn, so that a tab that dies in the middle of one leaves the other.
  *
- *     8 bytes    "WLCKPT01"
+ *     8 bytes    "WLCKPT02"
  *     4 bytes    which one it is, counted from 1, little-endian
  *     4 bytes    length of the state
- *    32 bytes    SHA-256 of the state
+ *    32 bytes    SHA-256 of the sixteen bytes before and the state
  *     …          the state, as the engine wrote it
  *
  * There is nothing else that says which is the newer: a file is what it says or it is not there.
  */
 
-import { openFile, type OpenFile } from './folder.js';
+import { openFile, writeAll } from './folder.js';
 
-const MAGIC = new TextEncoder().encode('WLCKPT01');
+const MAGIC = new TextEncoder().encode('WLCKPT02');
+/** What the digest covers of the header. */
+const COVERED = 16;
 const HEADER = 48;
 const NAMES = ['checkpoint-0', 'checkpoint-1'] as const;
 
@@ -36,14 +38,14 @@ export async function writeCheckpoint(folder: FileSystemDirectoryHandle, { gener
   header.set(MAGIC);
   view.setUint32(8, generation, true);
   view.setUint32(12, state.length, true);
-  header.set(new Uint8Array(await crypto.subtle.digest('SHA-256', state)), 16);
+  header.set(await digest(header, state), COVERED);
   const file = await openFile(folder, name);
   try {
     // What is not whole must not look as if it were: the header goes away first and comes last.
     file.truncate(0);
-    write(file, state, HEADER);
+    writeAll(file, state, HEADER);
     file.flush();
-    write(file, header, 0);
+    writeAll(file, header, 0);
     file.flush();
   } finally {
     file.close();
@@ -55,9 +57,11 @@ export async function removeCheckpoints(folder: FileSystemDirectoryHandle): Prom
   for (const name of NAMES) await folder.removeEntry(name).catch(() => undefined);
 }
 
-function write(file: OpenFile, bytes: Uint8Array<ArrayBuffer>, at: number): void {
-  const written = file.write(bytes, { at });
-  if (written !== bytes.length) throw new DOMException(`${written} of ${bytes.length} bytes fit`, 'QuotaExceededError');
+async function digest(header: Uint8Array, state: Uint8Array): Promise<Uint8Array> {
+  const all = new Uint8Array(COVERED + state.length);
+  all.set(header.subarray(0, COVERED));
+  all.set(state, COVERED);
+  return new Uint8Array(await crypto.subtle.digest('SHA-256', all));
 }
 
 async function readOne(folder: FileSystemDirectoryHandle, name: string): Promise<Checkpoint | undefined> {
@@ -66,8 +70,8 @@ async function readOne(folder: FileSystemDirectoryHandle, name: string): Promise
     const view = new DataView(bytes.buffer);
     if (bytes.length < HEADER || !MAGIC.every((byte, at) => bytes[at] === byte)) return undefined;
     const state = bytes.slice(HEADER, HEADER + view.getUint32(12, true));
-    const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', state));
-    if (!digest.every((byte, at) => bytes[16 + at] === byte)) return undefined;
+    const right = await digest(bytes, state);
+    if (!right.every((byte, at) => bytes[COVERED + at] === byte)) return undefined;
     return { generation: view.getUint32(8, true), state };
   } catch {
     // Not there, or taken away.

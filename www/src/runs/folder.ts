@@ -1,8 +1,8 @@
 /**
  * Where runs lie in the tab's storage (OPFS):
  *
- *     web-lora-runs/<id>/run.json           what the run is, and how it ended
- *                       /metrics.jsonl      steps, evaluations and samples, a line each
+ *     web-lora-runs/<id>/run.json           what the run is, how it ended, and digests (record.ts)
+ *                       /metrics.jsonl      steps, evaluations and samples, a line each with its check
  *                       /data-<n>           the files of examples
  *                       /start_config.json, start_model.safetensors        what it went on from, if that was an adapter
  *                       /checkpoint-<0|1>   all that it takes to go on
@@ -11,7 +11,6 @@
 
 import { WebLoraError } from '../errors.js';
 import { platform } from '../platform.js';
-import type { AdapterFiles } from '../types.js';
 
 const ROOT = 'web-lora-runs';
 
@@ -61,16 +60,20 @@ export async function openFile(folder: FileSystemDirectoryHandle, name: string):
 /** Writes a file whole: until the end of it the one before stays. */
 export async function writeFile(folder: FileSystemDirectoryHandle, name: string, data: Blob | string | Uint8Array<ArrayBuffer>): Promise<void> {
   const stream = await (await folder.getFileHandle(name, { create: true })).createWritable();
-  await stream.write(data);
-  await stream.close();
+  try {
+    await stream.write(data);
+    await stream.close();
+  } catch (error) {
+    // Else what was written so far would go on taking room.
+    await stream.abort().catch(() => undefined);
+    throw error;
+  }
 }
 
-/** An adapter's two files, `<name>_config.json` and `<name>_model.safetensors`, where both are there. */
-export async function readAdapter(folder: FileSystemDirectoryHandle, name: string): Promise<AdapterFiles | undefined> {
-  const files = [`${name}_config.json`, `${name}_model.safetensors`].map((file) => readFile(folder, file));
-  const [config, weights] = await Promise.all(files);
-  if (!config || !weights) return undefined;
-  return { config: new Uint8Array(await config.arrayBuffer()), weights: new Uint8Array(await weights.arrayBuffer()) };
+/** Writes bytes in place. Where only some of them fit, that is an error like any other of a full storage. */
+export function writeAll(file: OpenFile, bytes: Uint8Array<ArrayBuffer>, at: number): void {
+  const written = file.write(bytes, { at });
+  if (written !== bytes.length) throw new DOMException(`${written} of ${bytes.length} bytes fit`, 'QuotaExceededError');
 }
 
 /** What a JSON file holds; undefined where there is none or it is damaged. */

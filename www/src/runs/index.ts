@@ -4,19 +4,25 @@ import { zipSync } from 'fflate';
 import { WebLoraError } from '../errors.js';
 import { platform } from '../platform.js';
 import type { AdapterFiles, EvalStep, RunInfo, RunMetrics, Sample, TrainStep } from '../types.js';
-import { inUse, lockOf, readAdapter, readFile, readJson, runFolder, runsFolder, writeFile } from './folder.js';
+import { inUse, lockOf, readFile, runFolder, runsFolder } from './folder.js';
+import { damaged, fromLine, readAdapter, readRecord, readWhole, writeRecord, type RunRecord } from './record.js';
 import type { Metric } from './writer.js';
 
 /** The runs kept in this browser. */
 export const runs = {
-  /** All of them, the newest first. */
+  /** All of them, the newest first, but for those that `damaged` names. */
   async list(): Promise<RunInfo[]> {
     const found: RunInfo[] = [];
-    for await (const folder of (await runsFolder()).values()) {
-      const info = folder.kind === 'directory' && (await readJson<RunInfo>(folder as FileSystemDirectoryHandle, 'run.json'));
-      if (info) found.push(await withLock(info));
-    }
+    for (const { record } of await all()) if (record) found.push(await withLock(record.info));
     return found.sort((a, b) => b.created - a.created);
+  },
+
+  /** The ids of those of which nobody knows any more what they are. They can be exported and deleted. */
+  async damaged(): Promise<string[]> {
+    const { held = [] } = await platform().locks.query();
+    // One that is just being made is not whole yet.
+    const isHeld = (id: string) => held.some(({ name }) => name === lockOf(id));
+    return (await all()).filter(({ id, record }) => !record && !isHeld(id)).map(({ id }) => id);
   },
 
   /** What was measured. A step that was taken twice, as a crash came between, is there once. */
@@ -26,7 +32,7 @@ export const runs = {
     const evaluations = new Map<number, EvalStep>();
     const samples = new Map<string, Sample>();
     for (const line of text.split('\n')) {
-      const metric = parse(line);
+      const metric = fromLine<Metric>(line);
       if (metric?.type === 'step') steps.set(metric.step, metric);
       if (metric?.type === 'evaluation') evaluations.set(metric.step, metric);
       if (metric?.type === 'sample') samples.set(`${metric.step} ${metric.prompt}`, metric);
@@ -34,20 +40,21 @@ export const runs = {
     return { steps: inOrder(steps), evaluations: inOrder(evaluations), samples: inOrder(samples) };
   },
 
-  /** Its files of examples. */
+  /** Its files of examples. Rejects with `bad_file` where they are not as they were. */
   async data(id: string): Promise<File[]> {
-    const folder = await runFolder(id);
-    const names = (await readJson<RunInfo>(folder, 'run.json'))?.config.data.files ?? [];
-    const files = await Promise.all(names.map(async (name, at) => {
-      const file = await readFile(folder, `data-${at}`);
-      return file && new File([file], name);
-    }));
-    return files.filter((file) => file !== undefined);
+    const { folder, record } = await open(id);
+    const files: File[] = [];
+    for (const [at, name] of record.info.config.data.files.entries()) {
+      const bytes = await readWhole(folder, record, `data-${at}`);
+      if (bytes) files.push(new File([bytes], name));
+    }
+    return files;
   },
 
-  /** The adapter that came of it; undefined where it has not ended. */
+  /** The adapter that came of it; undefined where it has not ended. Rejects with `bad_file` where it is damaged. */
   async adapter(id: string): Promise<AdapterFiles | undefined> {
-    return readAdapter(await runFolder(id), 'adapter');
+    const { folder, record } = await open(id);
+    return readAdapter(folder, record, 'adapter');
   },
 
   /** All of it as a zip, without the checkpoints. */
@@ -67,11 +74,11 @@ export const runs = {
       const message = 'name is empty; allowed is a name.';
       throw new WebLoraError({ code: 'bad_setting', name: 'name', value: 'empty', allowed: 'a name', message });
     }
-    const folder = await runFolder(id);
+    const found = await open(id);
     await platform().locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
-      const info = await readJson<RunInfo>(folder, 'run.json');
-      if (!lock) throw inUse(info?.name ?? id);
-      if (info) await writeFile(folder, 'run.json', JSON.stringify({ ...info, name: name.trim() }));
+      if (!lock) throw inUse(found.record.info.name);
+      const { folder, record } = await open(id);
+      await writeRecord(folder, { ...record, info: { ...record.info, name: name.trim() } });
     });
   },
 
@@ -79,7 +86,7 @@ export const runs = {
   async delete(id: string): Promise<void> {
     const folder = await runsFolder();
     await platform().locks.request(lockOf(id), { ifAvailable: true }, async (lock) => {
-      if (!lock) throw inUse(id);
+      if (!lock) throw inUse((await readRecord(await runFolder(id)))?.info.name ?? id);
       await folder.removeEntry(id, { recursive: true });
     });
   },
@@ -96,11 +103,18 @@ function inOrder<Figure extends { step: number }>(figures: Map<unknown, Figure>)
   return [...figures.values()].sort((a, b) => a.step - b.step);
 }
 
-function parse(line: string): Metric | undefined {
-  try {
-    return JSON.parse(line) as Metric;
-  } catch {
-    // The last line of a tab that died.
-    return undefined;
+async function all(): Promise<{ id: string; record: RunRecord | undefined }[]> {
+  const found: { id: string; record: RunRecord | undefined }[] = [];
+  for await (const entry of (await runsFolder()).values()) {
+    if (entry.kind !== 'directory') continue;
+    found.push({ id: entry.name, record: await readRecord(entry as FileSystemDirectoryHandle) });
   }
+  return found;
+}
+
+async function open(id: string): Promise<{ folder: FileSystemDirectoryHandle; record: RunRecord }> {
+  const folder = await runFolder(id);
+  const record = await readRecord(folder);
+  if (!record) throw damaged(id, 'run.json');
+  return { folder, record };
 }

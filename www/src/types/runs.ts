@@ -17,7 +17,7 @@ export interface RunConfig {
     modelType: string;
     parameters: number;
     dtype: string;
-    /** Where it came from; undefined for files of this device. */
+    /** Where it came from, of the Hub with the commit; undefined for files of this device. */
     source?: string | HubSource;
     options: { contextLength?: number; quantize?: Quantization };
   };
