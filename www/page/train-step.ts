@@ -13,6 +13,7 @@ import { TrainCharts } from './train-charts.js';
 export function trainStep(app: App, settings: Settings): Follow {
   const error = byId('train-error');
   const unsaved = byId('train-unsaved');
+  const recovered = byId('train-recovered');
   const start = byId<HTMLButtonElement>('train-start');
   const stop = byId<HTMLButtonElement>('train-stop');
   const goOn = byId<HTMLInputElement>('train-continue');
@@ -32,24 +33,38 @@ export function trainStep(app: App, settings: Settings): Follow {
 
   const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
     showText(unsaved, undefined);
+    showText(recovered, undefined);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
     byId('train-samples').hidden = true;
     byId('train-samples-list').replaceChildren();
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
+    let recovering = false;
+    let told = 0;
     const begun = performance.now();
     const result = await work({
       signal: abort.signal,
       onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
       onPlan: (plan) => {
+        if (recovering) return;
         status.textContent = `Step 1 of ${plan.steps}: the first one takes longest`;
         bar.value = 0;
         charts.start(plan);
       },
+      onRecovering: (failure) => {
+        recovering = true;
+        showText(recovered, recoveryNote(failure));
+        announce(recoveryNote(failure));
+        status.textContent = 'Loading the model again';
+        bar.value = 0;
+      },
       onStep: (step) => {
         status.textContent = statusOf(step);
         bar.value = step.step / step.steps;
+        // After a recovery some come again, the same as before.
+        if (step.step <= told) return;
+        told = step.step;
         charts.add(step);
         byId('train-steps').append(rowOf(step));
         app.state.lastLoss = step.loss;
@@ -130,6 +145,11 @@ export function trainStep(app: App, settings: Settings): Follow {
     if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });
   return follow;
+}
+
+function recoveryNote({ code }: WebLoraError): string {
+  const what = code === 'device_lost' ? 'The GPU was lost' : 'The engine stopped on a fault of its own';
+  return `${what}. The model is loaded again, and training goes on from its last checkpoint to the same result.`;
 }
 
 function sampleRow(step: number, prompt: string, text: string): HTMLElement {
