@@ -85,9 +85,9 @@ struct CreateOptions {
     patience: Option<f64>,
 }
 
-/// Until a GPU that answers nothing counts as lost: longer than any sound one needs for a submit, and for the kernels that
-/// software compiles before the first.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Until a GPU that answers nothing counts as lost: longer than any sound one needs for a submit or to compile a kernel, be
+/// it software on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[derive(Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]

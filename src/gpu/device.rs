@@ -251,14 +251,18 @@ impl Gpu {
         let _ = self.answer(receiver).await;
     }
 
-    /// The pipeline of a shader, compiled at its first use.
-    pub(super) fn pipeline(&self, shader: &Shader) -> Rc<Pipeline> {
+    /// The pipeline of a shader, compiled at its first use. One is waited for before the next, as software takes seconds for
+    /// each: all at once would be a long silence.
+    ///
+    /// Errors where anything went wrong so far; what did not compile is not kept.
+    pub(super) async fn pipeline(&self, shader: &Shader) -> Result<Rc<Pipeline>> {
         if let Some(pipeline) = self.pipelines.borrow().get(shader.source()) {
-            return pipeline.clone();
+            return Ok(pipeline.clone());
         }
         let pipeline = Rc::new(Pipeline::new(self.device(), shader));
+        self.settle().await?;
         self.pipelines.borrow_mut().insert(shader.source_rc(), pipeline.clone());
-        pipeline
+        Ok(pipeline)
     }
 }
 

@@ -180,7 +180,7 @@ async function create(options: Commands['create']['options']): Promise<DeviceInf
  * What the browser tells of its adapter where it withholds the description that the engine goes by. One that says nothing
  * at all is the engine's to give up on.
  */
-async function adapterName(patience = 60): Promise<string> {
+async function adapterName(patience = 180): Promise<string> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const silence = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), 1000 * patience)));
   const asked = navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });

@@ -37,7 +37,7 @@ export interface EngineOptions {
   variant?: Variant | undefined;
   /**
    * Seconds for which the GPU may answer nothing at all, while work of it is awaited, before it counts as lost. Where it
-   * was silent for longer than a quarter of this and then answered, four times as long. Default: 60.
+   * was silent for longer than a quarter of this and then answered, four times as long. Default: 180.
    */
   patience?: number;
 }
