@@ -2,7 +2,8 @@
 # make test     runs every test there is, but for these, which fetch a lot or take long:
 # make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
 # make test-tokenizers   tokenizers and chat templates on real vocabularies
-# make test-long  what takes an hour or two: the browser killed KILLS= times (200) in runs that must not care
+# make test-long  what takes an hour or two: the browser killed KILLS= times (200) in runs that must not care, and every
+#               call to the GPU failing in every way
 # make fuzz     gives libFuzzer each parser of files for FUZZ_SECONDS= (600), or those of TARGETS=; prints what it found
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
@@ -126,6 +127,7 @@ test-wasm:
 	WASM_BINDGEN_TEST_TIMEOUT=900 wasm-pack test --headless --chrome --release
 
 test-www: $(SITE)
+	@.ci/setup package
 	cd www && npm run --silent check && npm run --silent test
 
 # What `npm pack` makes, in apps of every kind, and its documentation.
@@ -138,8 +140,8 @@ fuzz:
 	@.ci/fuzz
 
 test-long: $(SITE)
-	@.ci/setup npm browser
-	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} npm run --silent test -- kills
+	@.ci/setup npm package browser
+	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} FAULTS=all npm run --silent test -- kills faults
 
 # Both halves on the machine's own GPU where it has one.
 bench: $(BENCH_WASM) $(MODEL_FILE)

@@ -186,6 +186,16 @@ impl Engine {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<ModelInfo> {
+        let loaded = self.load(files, options, progress).await;
+        self.settled(loaded).await
+    }
+
+    async fn load(
+        &mut self,
+        files: &[Rc<dyn ByteSource>],
+        options: LoadOptions,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<ModelInfo> {
         let context_length = within("contextLength", options.context_length, DEFAULT_CONTEXT)?;
         self.end_training();
         (self.evaluator, self.generator) = (None, None);
@@ -195,7 +205,14 @@ impl Engine {
         let checkpoint = open(files, options.quantize).await?;
         let mut weights = |loaded, total| progress(Progress { phase: "weights", loaded, total });
         let before = self.gpu.allocated_bytes();
-        let decoder = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await?;
+        let file_bytes = checkpoint.tensors().map(Tensor::size_bytes).sum();
+        let scarce = |error: Error| {
+            let less =
+                "choose a smaller one, or load it with a shorter contextLength or, in F32, F16 or BF16, quantized";
+            error.when_scarce("the model", file_bytes, less)
+        };
+        let decoder = model::load(&self.gpu, &checkpoint, context_length, &mut weights).await.map_err(scarce)?;
+        self.gpu.settle().await.map_err(scarce)?;
         let weight_bytes = self.gpu.allocated_bytes() - before;
         let (tokenizer, template) = (checkpoint.tokenizer(), checkpoint.chat_template()?);
         let config = decoder.config();
@@ -204,7 +221,7 @@ impl Engine {
             name: checkpoint.name().to_owned(),
             model_type: config.model_type.clone(),
             parameters: checkpoint.tensors().map(numbers).sum(),
-            weight_bytes: checkpoint.tensors().map(Tensor::size_bytes).sum(),
+            weight_bytes: file_bytes,
             hidden_size: config.hidden_size,
             layers: config.num_hidden_layers,
             context_length: decoder.context_length(),
@@ -250,6 +267,15 @@ impl Engine {
         let modules = adapter.adapted().map(|(m, r)| ModuleCost::new(&m.name, [m.out_features, m.in_features], r));
         let cost = AdapterCost::new(modules.collect(), numbers, weights);
         Ok(Forecast { memory, tokens_per_second, cost })
+    }
+
+    /// What came of something, once the GPU has told all that went wrong in it: the next call hears nothing of it.
+    async fn settled<T>(&self, result: Result<T>) -> Result<T> {
+        if matches!(&result, Err(error) if !matches!(error, Error::DeviceLost { .. })) {
+            let lost = self.gpu.settle().await.err().filter(|error| matches!(error, Error::DeviceLost { .. }));
+            return Err(lost.or(result.err()).expect("it is an error"));
+        }
+        result
     }
 
     fn model(&self) -> Result<&Loaded> {
@@ -331,7 +357,15 @@ impl Engine {
         let model = self.model()?;
         let seed = options.seed;
         let config = options.config(&model.name, model.decoder.config(), &model.decoder.modules())?;
-        let adapter = init::adapter(&self.gpu, &model.decoder, config, seed).await?;
+        let adapter = match init::adapter(&self.gpu, &model.decoder, config, seed).await {
+            Ok(adapter) => self.gpu.settle().await.map(|()| adapter),
+            error => error,
+        };
+        let scarce = |error: Error| {
+            let less = "take a smaller r or fewer targetModules, or load the model quantized";
+            error.when_scarce("the adapter", 0, less)
+        };
+        let adapter = self.settled(adapter.map_err(scarce)).await?;
         self.set_adapter(adapter)
     }
 
@@ -398,6 +432,11 @@ impl Engine {
 
     /// The logits `[vocab_size]` of the token after `prompt`, with so much of the adapter as `strength` says.
     pub async fn logits(&mut self, prompt: &Prompt, strength: f32) -> Result<Vec<f32>> {
+        let logits = self.next_logits(prompt, strength).await;
+        self.settled(logits).await
+    }
+
+    async fn next_logits(&mut self, prompt: &Prompt, strength: f32) -> Result<Vec<f32>> {
         GenerateOptions { strength, ..Default::default() }.validate()?;
         self.make_generator().await?;
         let (Some(model), Some(generator)) = (&self.model, &self.generator) else { unreachable!("made above") };
@@ -409,7 +448,11 @@ impl Engine {
         if self.generator.is_none() {
             let adapter = self.adapter.as_ref().map(|(adapter, _)| adapter);
             let n_positions = model.decoder.context_length();
-            self.generator = Some(Generator::new(self.gpu.clone(), &model.decoder, adapter, n_positions).await?);
+            let generator = Generator::new(self.gpu.clone(), &model.decoder, adapter, n_positions).await;
+            self.generator = Some(generator.map_err(|error| {
+                let less = "load the model with a shorter contextLength or quantized";
+                error.when_scarce("answers", 0, less)
+            })?);
         }
         Ok(())
     }
@@ -420,6 +463,16 @@ impl Engine {
         prompt: &Prompt,
         options: GenerateOptions,
         mut on_text: impl FnMut(&str) -> bool,
+    ) -> Result<Generated> {
+        let generated = self.answer(prompt, options, &mut on_text).await;
+        self.settled(generated).await
+    }
+
+    async fn answer(
+        &mut self,
+        prompt: &Prompt,
+        options: GenerateOptions,
+        on_text: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Generated> {
         options.validate()?;
         self.make_generator().await?;

@@ -74,6 +74,16 @@ pub enum Error {
         /// What did not fit.
         message: String,
     },
+    /// Loss or gradients were not finite for so many steps in a row, and none of these was taken: the adapter is as it was
+    /// before them. Lower the learning rate; or the model, or the adapter begun from, holds a number that is none.
+    #[error(
+        "the last {steps} steps had a loss or gradients that are not finite, and were left out: lower the learning rate, \
+         or look for NaN in the model"
+    )]
+    Diverged {
+        /// In a row.
+        steps: usize,
+    },
     /// The GPU refused a command: a fault of ours or of the driver. Please report it.
     #[error("the GPU refused a command: {message}")]
     Gpu {
@@ -98,9 +108,18 @@ impl Error {
             Error::NoAdapter { .. } => "no_adapter",
             Error::DeviceLost { .. } => "device_lost",
             Error::OutOfMemory { .. } => "out_of_memory",
+            Error::Diverged { .. } => "diverged",
             Error::Gpu { .. } => "gpu",
             Error::Cancelled => "cancelled",
         }
+    }
+
+    /// Where memory ran out: for what, which `needed` so many bytes (0 where that is not known), and what would need `less`.
+    pub(crate) fn when_scarce(self, what: &str, needed: u64, less: &str) -> Self {
+        let Error::OutOfMemory { needed_bytes, message } = self else { return self };
+        let size = if needed > 0 { format!(" of {} MiB", needed.div_ceil(1 << 20)) } else { String::new() };
+        let message = format!("{message} for {what}{size}: {less}");
+        Error::OutOfMemory { needed_bytes: needed_bytes.max(needed), message }
     }
 }
 

@@ -5,6 +5,7 @@
 mod buffer;
 mod counted;
 mod device;
+mod patience;
 mod plan;
 mod recording;
 mod shader;
@@ -15,6 +16,7 @@ mod variant;
 pub use buffer::Buffer;
 pub use counted::Counts;
 pub use device::{DeviceInfo, DeviceOptions, Gpu, VARIANT_VARIABLE};
+pub use patience::{Patience, Sleep};
 pub use plan::{Plan, Readback};
 pub use recording::{Command, Extent, Grid, Recording, Rows, Slice, Step, Work};
 pub use shader::Shader;

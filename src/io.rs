@@ -28,7 +28,7 @@ pub(crate) use adapter::{FactorPair, factor_pairs};
 pub use chat_template::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize, encode};
-pub(crate) use dtype::{half_at, iq4_xs_scale, k_pair, k_scale, q3_k_scale};
+pub(crate) use dtype::{first_not_finite, half_at, iq4_xs_scale, k_pair, k_scale, q3_k_scale};
 pub(crate) use lora_config::is_end;
 pub use lora_config::{InitLoraWeights, LoraConfig, ModuleNames};
 pub use quantize::{Quantization, QuantizationError, quantize};

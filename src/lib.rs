@@ -108,6 +108,12 @@
 //! the tab's storage (`www/src/runs`), and a test kills the browser to see that it holds. An evaluation is a forward
 //! pass that is recorded beside the training's, and is run a pass at a time in place of a step ([`train::Evaluator`]).
 //!
+//! **A GPU may fail at any call.** Nothing is mapped at creation. Errors are taken from the device's handler once it has been
+//! waited for: they come in the order of the calls, so what was read back is believed only after a look at them
+//! ([`gpu::Gpu::check`]). In a browser a device that is silent for too long is lost ([`gpu::Patience`]), each submit that
+//! is done being a sign of life. A panic ends the worker; what goes on in a new one is `www/src/recovery.ts`, and
+//! `www/tests/faults` has every call fail in every way.
+//!
 //! **The next token is chosen on the GPU** and taken up there by the next pass, so the host reads a few bytes a token,
 //! one token behind. Passes of one row have kernels of their own on GPUs: sums shared out over a workgroup, so that the
 //! time is that of reading the weights once.

@@ -3,7 +3,11 @@
 #[cfg(feature = "bench")]
 pub mod bench;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use js_sys::{Float32Array, Function, Object, Promise, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
@@ -16,7 +20,7 @@ use crate::engine::{
     AdapterSource, DataOptions, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
 };
 use crate::generate::GenerateOptions;
-use crate::gpu::{DeviceOptions, Variant};
+use crate::gpu::{DeviceOptions, Patience, Sleep, Variant};
 use crate::io::{ByteSource, LocalBoxFuture, Message};
 use crate::kernels::probe::Choice;
 use crate::low_rank::{CombineOptions, CompressOptions, Rebuilt};
@@ -25,6 +29,40 @@ use crate::train::TrainOptions;
 use crate::{Error, Result};
 
 type JsResult<T> = std::result::Result<T, JsValue>;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(ring: &Function, milliseconds: f64) -> JsValue;
+    #[wasm_bindgen(js_name = clearTimeout)]
+    fn clear_timeout(timer: &JsValue);
+}
+
+/// Ends after a while; forgotten, it is called off.
+fn sleep(time: Duration) -> Sleep {
+    let mut timer = JsValue::UNDEFINED;
+    let rings = Promise::new(&mut |ring, _| timer = set_timeout(&ring, time.as_secs_f64() * 1e3));
+    Box::pin(Alarm { timer, rings: JsFuture::from(rings) })
+}
+
+struct Alarm {
+    timer: JsValue,
+    rings: JsFuture,
+}
+
+impl Future for Alarm {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<()> {
+        Pin::new(&mut self.rings).poll(context).map(drop)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        clear_timeout(&self.timer);
+    }
+}
 
 /// Runs once, when the module is instantiated.
 #[wasm_bindgen(start)]
@@ -44,7 +82,13 @@ struct CreateOptions {
     default_limits: bool,
     variant: Option<Variant>,
     products: Option<Choice>,
+    /// Seconds.
+    patience: Option<f64>,
 }
+
+/// Until a GPU that answers nothing counts as lost: longer than any sound one needs for a submit or to compile a kernel, be
+/// it software on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[derive(Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -77,10 +121,19 @@ impl Default for GenerateCall {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Opens the GPU. Options: `defaultLimits`, `variant`, `products` (what `products()` said before).
+    /// Opens the GPU. Options: `defaultLimits`, `variant`, `products` (what `products()` said before), `patience`.
     pub async fn create(options: JsValue) -> JsResult<Engine> {
         let options: CreateOptions = from_js("options", options)?;
-        let device = DeviceOptions { default_limits: options.default_limits, variant: options.variant };
+        let limit = match options.patience {
+            None => PATIENCE,
+            Some(seconds) if seconds > 0.0 && seconds <= 1e6 => Duration::from_secs_f64(seconds),
+            Some(seconds) => {
+                let (value, allowed) = (seconds.to_string(), "seconds above 0, at most 1000000".to_owned());
+                return Err(to_js_error(Error::BadSetting { name: "patience".into(), value, allowed }));
+            }
+        };
+        let patience = Some(Patience { limit, sleep });
+        let device = DeviceOptions { default_limits: options.default_limits, variant: options.variant, patience };
         let engine = crate::engine::Engine::remembering(device, options.products).await.map_err(to_js_error)?;
         Ok(Self { engine })
     }

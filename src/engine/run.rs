@@ -15,6 +15,9 @@ use crate::train::{
 };
 use crate::{Error, Result};
 
+/// So many steps in a row that could not be taken are the end of a run.
+const MAX_SKIPPED: usize = 10;
+
 /// Recorded training, and where it is.
 pub(super) struct Run {
     pub(super) trainer: Trainer,
@@ -53,6 +56,9 @@ struct RunState {
     /// Evaluations since the best.
     stale: usize,
     stopped_early: bool,
+    /// The last steps in a row that were not taken.
+    #[serde(default)]
+    skipped: usize,
 }
 
 /// The best evaluation so far.
@@ -92,6 +98,7 @@ impl Run {
             best: None,
             stale: 0,
             stopped_early: false,
+            skipped: 0,
             options,
         };
         let ahead = usize::from(!gpu.info().software);
@@ -137,6 +144,9 @@ impl Run {
     /// Takes the next step, or runs the next pass of an evaluation that is due, and tells what has come of those before.
     pub(super) async fn advance(&mut self, gpu: &Gpu, adapter: &Adapter, dataset: &Dataset) -> Result<TrainProgress> {
         let mut evaluation = None;
+        if self.state.skipped >= MAX_SKIPPED && self.state.untold.is_empty() {
+            return Err(Error::Diverged { steps: self.state.skipped });
+        }
         if self.evaluation_due() {
             self.drain().await?;
             evaluation = self.evaluate_pass(gpu, adapter, dataset).await?;
@@ -205,6 +215,7 @@ impl Run {
         let Some((tokens, supervised_tokens)) = self.pending.pop_front() else { return Ok(()) };
         let step = self.state.step - self.pending.len();
         let metrics = self.trainer.metrics(self.trainer.n_steps() - self.pending.len() - 1).await?;
+        self.state.skipped = if metrics.skipped { self.state.skipped + 1 } else { 0 };
         self.state.untold.push_back(StepReport {
             step,
             steps: self.state.total,

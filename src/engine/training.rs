@@ -18,6 +18,11 @@ impl Engine {
         options: TrainOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<TrainPlan> {
+        let started = self.start(options, progress).await;
+        self.settled(started).await
+    }
+
+    async fn start(&mut self, options: TrainOptions, progress: &mut dyn FnMut(Progress)) -> Result<TrainPlan> {
         options.validate()?;
         self.end_training();
         self.evaluator = None;
@@ -63,14 +68,22 @@ impl Engine {
         let (weights, budget, recorded) = (model.weight_bytes, options.memory_budget, options.recorded());
         let memory = MemoryPlan::new(gpu, decoder, weights, adapter, max_tokens, recorded, evaluates, budget).await?;
         let recompute = memory.recompute;
-        let trainer =
-            Trainer::new(gpu.clone(), decoder, adapter, max_tokens, recompute, recorded, &mut compile).await?;
+        let scarce = |error: Error| {
+            let less = "shorten the examples by maxLength, lower tokensPerPass, set a memoryBudget, take the optim \
+                        adamw_8bit, a smaller r, or load the model quantized";
+            error.when_scarce("training", memory.total, less)
+        };
+        let trainer = Trainer::new(gpu.clone(), decoder, adapter, max_tokens, recompute, recorded, &mut compile).await;
+        let trainer = trainer.map_err(scarce)?;
         let evaluator = match evaluates {
-            true => Some(Evaluator::new(gpu.clone(), decoder, Some(adapter), max_tokens).await?),
+            true => Some(Evaluator::new(gpu.clone(), decoder, Some(adapter), max_tokens).await.map_err(scarce)?),
             false => None,
         };
         let references = match recorded.needs_reference() {
-            true => Some(References::new(gpu.clone(), decoder, dataset.pairs.len(), max_tokens).await?),
+            true => {
+                let references = References::new(gpu.clone(), decoder, dataset.pairs.len(), max_tokens).await;
+                Some(references.map_err(scarce)?)
+            }
             false => None,
         };
         let batch_size = options.examples_per_step();

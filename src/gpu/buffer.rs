@@ -155,9 +155,11 @@ impl Staging {
         let receiver = self.mapped.borrow_mut().take().expect("map() comes before take()");
         gpu.wait();
         let lost = || gpu.check().err().unwrap_or(Error::DeviceLost { message: "the GPU dropped a readback".into() });
-        receiver.await.map_err(|_| lost())?.map_err(|_| lost())?;
+        gpu.answer(receiver).await?.map_err(|_| lost())?.map_err(|_| lost())?;
         let bytes = self.inner.wgpu().get_mapped_range(..).map_err(|_| lost())?.to_vec();
         self.inner.wgpu().unmap();
+        // That the copy was refused has been told by now: then these are not the bytes that were asked for.
+        gpu.check()?;
         Ok(bytes)
     }
 }

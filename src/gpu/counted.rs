@@ -5,6 +5,9 @@ use std::cell::Cell;
 
 use web_time::{Duration, Instant};
 
+use super::patience::Watch;
+use crate::Result;
+
 /// How often each costly thing has been asked of a device. A training step that runs steadily adds to `maps` and
 /// `submits` alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,14 +33,22 @@ pub struct Counts {
 pub(super) struct Counted {
     device: wgpu::Device,
     queue: wgpu::Queue,
+    watch: Watch,
     counts: Cell<Counts>,
     written_bytes: Cell<u64>,
     submitting: Cell<Duration>,
 }
 
 impl Counted {
-    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self { device, queue, counts: Cell::default(), written_bytes: Cell::default(), submitting: Cell::default() }
+    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue, watch: Watch) -> Self {
+        Self {
+            device,
+            queue,
+            watch,
+            counts: Cell::default(),
+            written_bytes: Cell::default(),
+            submitting: Cell::default(),
+        }
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -124,6 +135,9 @@ impl Counted {
         let commands = encoder.finish();
         let start = Instant::now();
         self.queue.submit([commands]);
+        if let Some(pulse) = self.watch.pulse() {
+            self.queue.on_submitted_work_done(pulse);
+        }
         self.submitting.set(self.submitting.get() + start.elapsed());
     }
 
@@ -138,8 +152,15 @@ impl Counted {
     }
 
     /// Waits until the device has seen everything asked of it.
-    pub(super) async fn settle(&self) {
-        self.device.push_error_scope(wgpu::ErrorFilter::Internal).pop().await;
+    pub(super) async fn settle(&self) -> Result<()> {
+        self.answer(self.device.push_error_scope(wgpu::ErrorFilter::Internal).pop()).await.map(drop)
+    }
+
+    /// What the device is awaited for.
+    ///
+    /// Errors with `DeviceLost` where it is silent for too long.
+    pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
+        self.watch.answer(answer).await
     }
 
     /// `done` is told when all submitted work is.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::counted::{Counted, Counts};
+use super::patience::{Patience, Watch};
 use super::shader::Pipeline;
 use super::{Shader, Variant};
 use crate::{Error, Result};
@@ -18,6 +19,9 @@ pub struct DeviceOptions {
     /// Compute products this way; else, natively, as the environment variable [`VARIANT_VARIABLE`] says; else as
     /// [`crate::kernels::probe::choose`] finds out.
     pub variant: Option<Variant>,
+    /// When a GPU that answers nothing counts as lost; else it is waited for without end, as drivers have watchdogs of
+    /// their own outside of browsers.
+    pub patience: Option<Patience>,
 }
 
 /// Names a [`Variant`] to force, for programs that do not ask for one themselves.
@@ -60,32 +64,36 @@ pub struct Gpu {
 impl Gpu {
     /// Finds the strongest adapter and opens it.
     ///
-    /// Errors: `NoWebGpu` where the browser has none, `NoAdapter` where it has but no GPU answers.
+    /// Errors with `NoAdapter` where no GPU answers, or one that has less than every WebGPU device must.
     pub async fn request(options: DeviceOptions) -> Result<Self> {
+        let no_adapter = |message: String| Error::NoAdapter { message };
+        let watch = Watch::new(options.patience);
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
         descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::BROWSER_WEBGPU;
         let instance = wgpu::Instance::new(descriptor);
-        let adapter = instance
-            .request_adapter(&wgpu::RequestAdapterOptions {
-                power_preference: wgpu::PowerPreference::HighPerformance,
-                ..Default::default()
-            })
-            .await
-            .map_err(|error| Error::NoAdapter { message: error.to_string() })?;
+        let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        });
+        let adapter = watch.answer(adapter).await.map_err(|error| no_adapter(error.to_string()))?;
+        let adapter = adapter.map_err(|error| no_adapter(error.to_string()))?;
+        if let Some(lack) = lacking(&adapter.limits()) {
+            return Err(no_adapter(lack));
+        }
         let wanted = if options.default_limits {
             wgpu::Features::empty()
         } else {
             wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16
         };
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("web-lora"),
-                required_features: adapter.features() & wanted,
-                required_limits: if options.default_limits { wgpu::Limits::defaults() } else { adapter.limits() },
-                ..Default::default()
-            })
-            .await
-            .map_err(|error| Error::NoAdapter { message: error.to_string() })?;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("web-lora"),
+            required_features: adapter.features() & wanted,
+            required_limits: if options.default_limits { wgpu::Limits::defaults() } else { adapter.limits() },
+            ..Default::default()
+        };
+        let device = watch.answer(adapter.request_device(&descriptor)).await;
+        let device = device.map_err(|error| no_adapter(error.to_string()))?;
+        let (device, queue) = device.map_err(|error| no_adapter(error.to_string()))?;
 
         let failure = Failure::default();
         let lost = failure.clone();
@@ -98,7 +106,10 @@ impl Gpu {
                 &uncaptured,
                 match error {
                     wgpu::Error::OutOfMemory { source } => {
-                        Error::OutOfMemory { needed_bytes: 0, message: source.to_string() }
+                        // A browser's error has no words of its own.
+                        let text = source.to_string();
+                        let message = if text.starts_with('<') { "the GPU has no more".to_owned() } else { text };
+                        Error::OutOfMemory { needed_bytes: 0, message }
                     }
                     other => Error::Gpu { message: other.to_string() },
                 },
@@ -127,7 +138,7 @@ impl Gpu {
             return Err(Error::BadSetting { name: "variant".into(), value, allowed });
         }
         Ok(Self {
-            device: Some(Counted::new(device, queue)),
+            device: Some(Counted::new(device, queue, watch)),
             info,
             failure,
             variant: Cell::new(forced.unwrap_or_default()),
@@ -189,9 +200,18 @@ impl Gpu {
     /// [`Gpu::check`] once the device has seen everything asked of it: in a browser, errors arrive late.
     pub async fn settle(&self) -> Result<()> {
         if let Some(device) = &self.device {
-            device.settle().await;
+            self.heard(device.settle().await)?;
         }
         self.check()
+    }
+
+    /// What the device is awaited for; one that is silent for too long is lost.
+    pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
+        self.heard(self.device().answer(answer).await)
+    }
+
+    fn heard<T>(&self, heard: Result<T>) -> Result<T> {
+        heard.inspect_err(|error| record(&self.failure, error.clone()))
     }
 
     /// Bytes of all buffers there are on this device.
@@ -227,19 +247,41 @@ impl Gpu {
         let (sender, receiver) = futures_channel::oneshot::channel();
         self.device().on_done(move || sender.send(()).unwrap_or_default());
         self.wait();
-        // A lost device may drop the sender: then there is nothing to wait for.
-        receiver.await.unwrap_or_default();
+        // A lost device may drop the sender: then there is nothing to wait for. One that is silent is told of by `check`.
+        let _ = self.answer(receiver).await;
     }
 
-    /// The pipeline of a shader, compiled at its first use.
-    pub(super) fn pipeline(&self, shader: &Shader) -> Rc<Pipeline> {
+    /// The pipeline of a shader, compiled at its first use. One is waited for before the next, as software takes seconds for
+    /// each: all at once would be a long silence.
+    ///
+    /// Errors where anything went wrong so far; what did not compile is not kept.
+    pub(super) async fn pipeline(&self, shader: &Shader) -> Result<Rc<Pipeline>> {
         if let Some(pipeline) = self.pipelines.borrow().get(shader.source()) {
-            return pipeline.clone();
+            return Ok(pipeline.clone());
         }
         let pipeline = Rc::new(Pipeline::new(self.device(), shader));
+        self.settle().await?;
         self.pipelines.borrow_mut().insert(shader.source_rc(), pipeline.clone());
-        pipeline
+        Ok(pipeline)
     }
+}
+
+/// What a GPU has too little of, in words: kernels are made for WebGPU's default limits.
+fn lacking(found: &wgpu::Limits) -> Option<String> {
+    let needed = wgpu::Limits::defaults();
+    let limits = |limits: &wgpu::Limits| {
+        [
+            ("maxStorageBuffersPerShaderStage", u64::from(limits.max_storage_buffers_per_shader_stage)),
+            ("maxComputeWorkgroupStorageSize", u64::from(limits.max_compute_workgroup_storage_size)),
+            ("maxComputeInvocationsPerWorkgroup", u64::from(limits.max_compute_invocations_per_workgroup)),
+            ("maxComputeWorkgroupsPerDimension", u64::from(limits.max_compute_workgroups_per_dimension)),
+            ("maxStorageBufferBindingSize", limits.max_storage_buffer_binding_size),
+            ("maxBufferSize", limits.max_buffer_size),
+        ]
+    };
+    let mut both = limits(found).into_iter().zip(limits(&needed));
+    let ((name, found), (_, needed)) = both.find(|((_, found), (_, needed))| found < needed)?;
+    Some(format!("the GPU's {name} is {found}, and {needed} is needed"))
 }
 
 /// What [`VARIANT_VARIABLE`] asks for; a browser has no such thing.

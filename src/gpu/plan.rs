@@ -135,7 +135,7 @@ impl Plan {
         for (at, command) in commands.iter().enumerate() {
             let (label, kernel, slices, action) = match command {
                 Command::Dispatch { label, shader, bindings, grid, work, .. } => {
-                    let pipeline = gpu.pipeline(shader);
+                    let pipeline = gpu.pipeline(shader).await?;
                     let (offset, size) = params_of.next().expect("one per dispatch");
                     let step = (recording.step.clone(), 0, recording.step.size_bytes());
                     let resources = [step, (params_buffer.clone(), offset, size)]

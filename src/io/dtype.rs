@@ -104,6 +104,16 @@ impl fmt::Display for DType {
     }
 }
 
+/// Where the first of plain numbers is NaN or infinite, by its bits: all of its exponent is ones. Blocks are not looked into.
+pub(crate) fn first_not_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    match dtype {
+        DType::F32 => bytes.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 != 0),
+        DType::BF16 => bytes.chunks_exact(2).position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 != 0),
+        DType::F16 => bytes.chunks_exact(2).position(|b| b[1] & 0x7c == 0x7c),
+        _ => None,
+    }
+}
+
 /// The f32 values of whole blocks, as the format's own definition says: the reference for loaders and kernels.
 ///
 /// Bytes after the last whole block are ignored.

@@ -53,22 +53,28 @@ pub async fn choose(gpu: &Gpu, remembered: Option<Choice>) -> Result<Choice> {
 }
 
 /// The fastest variant that computes correctly, and how all of them did.
+///
+/// Errors with `Gpu` where none does: nothing that such a device gives can be believed.
 async fn fastest(gpu: &Gpu) -> Result<(Variant, String)> {
-    let mut best = (Variant::Direct, 0.0);
+    let mut best: Option<(Variant, f64)> = None;
     let mut reasons = vec![];
     for variant in [Variant::Direct, Variant::Tiled] {
         match rate(gpu, variant, ODD, REAL).await {
             Ok(rate) => {
                 reasons.push(format!("{variant} {:.0} GFLOP/s", rate / 1e9));
-                if rate > best.1 {
-                    best = (variant, rate);
+                if best.is_none_or(|(_, most)| rate > most) {
+                    best = Some((variant, rate));
                 }
             }
             Err(error @ Error::DeviceLost { .. }) => return Err(error),
             Err(error) => reasons.push(format!("{variant} not used: {error}")),
         }
     }
-    Ok((best.0, reasons.join(", ")))
+    let reasons = reasons.join(", ");
+    match best {
+        Some((variant, _)) => Ok((variant, reasons)),
+        None => Err(Error::Gpu { message: format!("no way to compute products comes out right here ({reasons})") }),
+    }
 }
 
 /// Floating-point operations a second of products as the device computes them.
@@ -167,10 +173,14 @@ impl Trial {
         gpu.check()
     }
 
-    /// Compares both products with the same sums in f64. A kernel that is wrong on this device is off by far more
+    /// Runs it and compares both products with the same sums in f64. A kernel that is wrong on this device is off by far more
     /// than f32 rounds.
     async fn verify(&self, gpu: &Gpu) -> Result<()> {
         self.run(gpu).await?;
+        self.check(gpu).await
+    }
+
+    async fn check(&self, gpu: &Gpu) -> Result<()> {
         let Shape { rows, n, k, rank } = self.shape;
         let [x, dy, w, xa, b, dya, a] = &self.values;
         let at = |values: &[f32], width: usize, row: usize, column: usize| f64::from(values[row * width + column]);
@@ -238,6 +248,24 @@ mod tests {
         assert!(reason.contains("direct ") && reason.contains("tiled "), "{reason}");
         assert!(!reason.contains("not used"), "{reason}");
         assert_ne!(variant, Variant::TiledF16);
+    }
+
+    #[test]
+    fn one_number_that_is_off_is_seen() {
+        let gpu = pollster::block_on(gpu());
+        let trial = pollster::block_on(Trial::new(&gpu, Variant::Direct, ODD)).unwrap();
+        pollster::block_on(trial.verify(&gpu)).unwrap();
+        for wrong in [&trial.y, &trial.dx] {
+            let at = (ODD.rows as u64 - 1) * 8;
+            let right = pollster::block_on(wrong.read(&gpu)).unwrap();
+            for value in [0.125 + f32::from_le_bytes(right[at as usize..][..4].try_into().unwrap()), f32::NAN] {
+                wrong.write(&gpu, at, &value.to_le_bytes());
+                let error = pollster::block_on(trial.check(&gpu)).unwrap_err();
+                assert!(error.to_string().contains("wrong sums"), "{error}");
+            }
+            wrong.write(&gpu, 0, &right);
+        }
+        pollster::block_on(trial.check(&gpu)).unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{Linear, Norm, QkNorm};
 use crate::gpu::{Buffer, Gpu, Recording};
-use crate::io::{Checkpoint, DType, Tensor, dequantize};
+use crate::io::{Checkpoint, DType, Tensor, dequantize, first_not_finite};
 use crate::kernels::segments::Layout;
 use crate::kernels::stride;
 use crate::kernels::weight::{Weight, WeightFormat, repack};
@@ -178,6 +178,7 @@ impl<'a> Loader<'a> {
             return Ok(vec![]);
         }
         let values = self.checkpoint.read_f32(name).await?;
+        self.check_finite(name, first_not_finite(DType::F32, bytemuck::cast_slice(&values)))?;
         self.count(tensor.size_bytes())?;
         Ok(values)
     }
@@ -303,13 +304,23 @@ impl<'a> Loader<'a> {
 
     /// Rows of a tensor in a part's format: (values, scales).
     async fn read(&mut self, part: &Part, tensor: &Tensor, rows: Range<usize>) -> Result<(Vec<u8>, Vec<u8>)> {
+        let first_row = rows.start;
         let blocks = self.checkpoint.read_rows(tensor, rows).await?;
+        let at = first_not_finite(tensor.dtype, &blocks).map(|at| first_row * tensor.cols() + at);
+        self.check_finite(&tensor.name, at)?;
         self.count(blocks.len() as u64)?;
         if part.format == WeightFormat::of(tensor.dtype) {
             return Ok(repack(tensor.dtype, &blocks, tensor.cols()));
         }
         let values = dequantize(tensor.dtype, &blocks);
         Ok(repack(DType::F32, bytemuck::cast_slice(&values), tensor.cols()))
+    }
+
+    /// Refuses NaN and infinities, with which no loss is a number: what a shader makes of them is not even defined.
+    fn check_finite(&self, tensor: &str, at: Option<usize>) -> Result<()> {
+        let Some(at) = at else { return Ok(()) };
+        let message = format!("{tensor} holds a number that is not finite, at {at}");
+        Err(Error::BadFile { file: self.checkpoint.name().to_owned(), message })
     }
 
     /// The norm `module` over `width` columns: an RMS norm whose weight is that of the file and `offset`, or with a

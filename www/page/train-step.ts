@@ -12,6 +12,7 @@ import { TrainCharts } from './train-charts.js';
 /** Wires step 3. Returns what shows any other training there, such as one that goes on. */
 export function trainStep(app: App, settings: Settings): Follow {
   const error = byId('train-error');
+  const recovered = byId('train-recovered');
   const start = byId<HTMLButtonElement>('train-start');
   const stop = byId<HTMLButtonElement>('train-stop');
   const goOn = byId<HTMLInputElement>('train-continue');
@@ -44,6 +45,7 @@ export function trainStep(app: App, settings: Settings): Follow {
   const train = async (work: (callbacks: TrainCallbacks) => Promise<TrainResult>) => {
     showUnsaved(undefined);
     showText(byId('train-paused'), undefined);
+    showText(recovered, undefined);
     byId('train-progress').hidden = false;
     byId('train-steps').replaceChildren();
     byId('train-samples').hidden = true;
@@ -51,6 +53,8 @@ export function trainStep(app: App, settings: Settings): Follow {
     status.textContent = 'Getting the training step ready';
     bar.value = 0;
     learned = false;
+    let recovering = false;
+    let told = 0;
     const begun = performance.now();
     const lastRun: LastRun = {};
     app.update({ lastRun });
@@ -58,14 +62,25 @@ export function trainStep(app: App, settings: Settings): Follow {
       signal: abort.signal,
       onProgress: ({ loaded, total }) => (bar.value = total > 0 ? loaded / total : 0),
       onPlan: (plan) => {
+        if (recovering) return;
         status.textContent = `Step 1 of ${plan.steps}: the first one takes longest`;
         bar.value = 0;
         charts.start(plan);
+      },
+      onRecovering: (failure) => {
+        recovering = true;
+        showText(recovered, recoveryNote(failure));
+        announce(recoveryNote(failure));
+        status.textContent = 'Loading the model again';
+        bar.value = 0;
       },
       onStep: (step) => {
         learned = true;
         status.textContent = statusOf(step);
         bar.value = step.step / step.steps;
+        // After a recovery some come again, the same as before.
+        if (step.step <= told) return;
+        told = step.step;
         charts.add(step);
         byId('train-steps').append(rowOf(step));
         lastRun.loss = step.loss;
@@ -158,6 +173,11 @@ export function trainStep(app: App, settings: Settings): Follow {
     if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });
   return follow;
+}
+
+function recoveryNote({ code }: WebLoraError): string {
+  const what = code === 'device_lost' ? 'The GPU was lost' : 'The engine stopped on a fault of its own';
+  return `${what}. The model is loaded again, and training goes on from its last checkpoint to the same result.`;
 }
 
 function sampleRow(step: number, prompt: string, text: string): HTMLElement {

@@ -2,23 +2,21 @@
 
 import { filesOf, packAdapter, unpackAdapter } from './adapter-files.js';
 import { dataFiles } from './data-files.js';
-import { WebLoraError, errorData, type ErrorCode, type ErrorData } from './errors.js';
+import { Connection, type CallOptions, type EngineWorker } from './connection.js';
+import { WebLoraError, errorData, type ErrorCode } from './errors.js';
 import { onHidden } from './hidden.js';
 import { stopped } from './http.js';
 import { compareLogits, mergedModel, writeMerged, type Logits } from './merged.js';
 import type { AdapterCard } from './model-card.js';
 import { platform } from './platform.js';
-import {
-  ENDS_WHEN_STOPPED,
-  ONLY_TELLS,
-  type CommandArguments,
-  type CommandEvent,
-  type CommandName,
-  type CommandResult,
-  type FromWorker,
-  type PostedSource,
-  type ToWorker,
+import type {
+  CommandArguments,
+  CommandEvent,
+  CommandName,
+  CommandResult,
+  PostedSource,
 } from './protocol.js';
+import { outliving } from './recovery.js';
 import { rememberedProducts, rememberProducts } from './remembered.js';
 import { checkSettings } from './settings.js';
 import { Task } from './task.js';
@@ -76,26 +74,6 @@ const CHECK_PROMPTS = ['Hello! Who are you?', 'The capital of France is', 'Once 
 /** Failures after which the engine cannot hand out its adapter, so that the copy on this side has to do. */
 const LOSSES: readonly ErrorCode[] = ['crashed', 'device_lost', 'disposed', 'gpu', 'out_of_memory'];
 
-interface Pending {
-  resolve: (result: never) => void;
-  reject: (error: WebLoraError) => void;
-  onEvent: (event: CommandEvent) => void;
-}
-
-interface CallOptions {
-  onEvent?: (event: CommandEvent) => void;
-  signal?: AbortSignal | undefined;
-  transfer?: Transferable[];
-}
-
-/** A worker as the engine uses it. */
-export interface EngineWorker {
-  postMessage(message: ToWorker, transfer: Transferable[]): void;
-  addEventListener(type: 'message', listener: (event: { data: FromWorker }) => void): void;
-  addEventListener(type: 'error', listener: (event: { message: string; preventDefault(): void }) => void): void;
-  terminate(): void;
-}
-
 /** What the client stands on, which in Node is another. */
 export interface Host {
   startWorker(): EngineWorker;
@@ -125,30 +103,32 @@ export async function createEngine(options: EngineOptions & Stoppable = {}): Pro
  */
 export class Engine {
   readonly #host: Host;
-  readonly #worker: EngineWorker;
-  readonly #pending = new Map<number, Pending>();
-  #nextId = 1;
-  #end: ErrorData | undefined;
+  readonly #options: EngineOptions;
+  #connection: Connection;
+  /** While a new worker takes the place of one that died, calls wait. */
+  #revival: Promise<void> | undefined;
   #device: DeviceInfo | undefined;
+  #model: CommandArguments<'loadModel'> | undefined;
+  /** Adapters that only the worker has. */
+  readonly #named = new Set<string>();
   #lastAdapter: AdapterFiles | undefined;
+  /** The copy is of the adapter in use, and newer than any step by hand. */
+  #isCopied = false;
   readonly #unwatch: () => void;
 
-  private constructor(host: Host) {
+  private constructor(options: EngineOptions, host: Host) {
+    this.#options = options;
     this.#host = host;
-    this.#worker = host.startWorker();
-    this.#unwatch = onHidden(() => this.#worker.postMessage({ kind: 'save' }, []));
-    this.#worker.addEventListener('message', ({ data }) => this.#receive(data));
-    this.#worker.addEventListener('error', (event) => {
-      event.preventDefault();
-      this.#stop(errorData(event.message ?? 'the worker could not be started'));
-    });
+    this.#connection = new Connection(host.startWorker());
+    this.#unwatch = onHidden(() => this.#connection.save());
   }
 
   /** @internal */
   static async create({ signal, ...options }: EngineOptions & Stoppable, host: Host): Promise<Engine> {
     if (signal?.aborted) throw stopped();
-    const engine = new Engine(host);
-    const stop = () => engine.#stop(stopped().data);
+    checkSettings(options);
+    const engine = new Engine(options, host);
+    const stop = () => engine.#connection.stop(stopped().data);
     signal?.addEventListener('abort', stop);
     try {
       engine.#device = await engine.#call('create', { options: { ...options, products: rememberedProducts() } });
@@ -183,7 +163,13 @@ export class Engine {
     const onEvent = (event: CommandEvent) => event.type === 'progress' && onProgress?.(event.progress);
     // Only a page can ask that what is downloaded be not the first to go. It is kept either way while there is room.
     if (isHub(source)) await platform().storage.persist().catch(() => false);
-    return this.#call('loadModel', { source: this.#posted(source), options: settings }, { onEvent, signal });
+    const model = { source: this.#posted(source), options: settings };
+    this.#model = undefined;
+    this.#isCopied = false;
+    const info = await this.#call('loadModel', model, { onEvent, signal });
+    this.#model = model;
+    this.#named.clear();
+    return info;
   }
 
   /**
@@ -234,6 +220,7 @@ export class Engine {
   /** Puts a fresh adapter, which changes nothing yet, in the place of the one before. */
   async newAdapter(options: AdapterOptions = {}, { signal }: Stoppable = {}): Promise<AdapterInfo> {
     checkSettings(options);
+    this.#isCopied = false;
     return this.#call('newAdapter', { options }, { signal });
   }
 
@@ -244,7 +231,7 @@ export class Engine {
   async loadAdapter(from: AdapterFiles | Blob | readonly File[], { signal }: Stoppable = {}): Promise<AdapterInfo> {
     const files = await this.#unpacked(from);
     const info = await this.#call('loadAdapter', { files }, { signal });
-    this.#lastAdapter = files;
+    this.#keep(files);
     return info;
   }
 
@@ -253,12 +240,15 @@ export class Engine {
     return this.#call('adapterInfo', {}, { signal });
   }
 
-  /** The adapter as PEFT's two files. Where the engine is gone, the last copy of it. */
+  /**
+   * The adapter as PEFT's two files. Where the engine is gone, the last copy of it, unless it was trained by hand or changed
+   * for another since.
+   */
   async saveAdapter({ signal }: Stoppable = {}): Promise<AdapterFiles> {
     try {
       return await this.#call('saveAdapter', {}, { signal });
     } catch (error) {
-      if (this.#lastAdapter && LOSSES.includes(errorData(error).code)) return this.#lastAdapter;
+      if (this.#lastAdapter && this.#isCopied && LOSSES.includes(errorData(error).code)) return this.#lastAdapter;
       throw error;
     }
   }
@@ -343,7 +333,15 @@ export class Engine {
     { signal }: Stoppable = {},
   ): Promise<AdapterInfo> {
     const source = from === undefined || typeof from === 'string' ? from : await this.#unpacked(from);
-    return this.#call('addAdapter', { name, from: source }, { signal });
+    const known = this.#named.has(name);
+    this.#named.add(name);
+    try {
+      return await this.#call('addAdapter', { name, from: source }, { signal });
+    } catch (error) {
+      // What was stopped may be there.
+      if (!known && errorData(error).code !== 'cancelled') this.#named.delete(name);
+      throw error;
+    }
   }
 
   /**
@@ -352,6 +350,7 @@ export class Engine {
    * The base model stays loaded. Says what is in use now.
    */
   async useAdapter(name?: string, { signal }: Stoppable = {}): Promise<AdapterInfo | undefined> {
+    this.#isCopied = false;
     return this.#call('useAdapter', { name }, { signal });
   }
 
@@ -362,7 +361,9 @@ export class Engine {
 
   /** Forgets the adapter of this name. */
   async removeAdapter(name: string, { signal }: Stoppable = {}): Promise<void> {
+    this.#isCopied = false;
     await this.#call('removeAdapter', { name }, { signal });
+    this.#named.delete(name);
   }
 
   /** What an adapter has learned, by the singular values of its ΔW: the one in use, another by its name, or files. */
@@ -397,6 +398,11 @@ export class Engine {
   /**
    * Trains the adapter on the examples: to be awaited, or looped over for its steps. Stopping by `signal` is an end like
    * any other and does not reject.
+   *
+   * A run that is kept outlives the loss of the GPU and a crash of the engine: a new worker loads the model again and goes
+   * on from the newest checkpoint, to the same bytes; steps after that are told again. It does so once for each
+   * checkpoint, and not while there are adapters of {@link addAdapter}, which only the worker has. Otherwise the error
+   * rejects, and {@link resumeRun} of a new engine goes on.
    */
   train(options: TrainOptions = {}, callbacks: TrainCallbacks = {}): Task<TrainStep, TrainResult> {
     return new Task(callbacks.signal, async (signal, give) => {
@@ -404,7 +410,9 @@ export class Engine {
       const { run, resume } = callbacks;
       // Only a page can ask that what is kept be not the first to go.
       if (run !== undefined) await platform().storage.persist().catch(() => false);
-      return this.#call('train', { options, run, resume }, { onEvent: this.#training(callbacks, give), signal });
+      const first = (onEvent: (event: CommandEvent) => void) =>
+        this.#call('train', { options, run, resume }, { onEvent, signal });
+      return this.#outliving(first, signal, callbacks, give);
     });
   }
 
@@ -414,9 +422,10 @@ export class Engine {
    * device that must be chosen again.
    */
   resumeRun(id: string, callbacks: Omit<TrainCallbacks, 'run' | 'resume'> = {}): Task<TrainStep, TrainResult> {
-    return new Task(callbacks.signal, (signal, give) =>
-      this.#call('resumeRun', { run: id }, { onEvent: this.#training(callbacks, give), signal }),
-    );
+    return new Task(callbacks.signal, (signal, give) => {
+      const first = (onEvent: (event: CommandEvent) => void) => this.#call('resumeRun', { run: id }, { onEvent, signal });
+      return this.#outliving(first, signal, callbacks, give);
+    });
   }
 
   /** The scores of the model with its adapter on the examples held out, or on those trained on. */
@@ -455,6 +464,7 @@ export class Engine {
   /** AdamW's step over the gradients added up, which are zero afterwards. */
   async optimStep(options: OptimOptions = {}, { signal }: Stoppable = {}): Promise<OptimReport> {
     checkSettings(options);
+    this.#isCopied = false;
     return this.#call('optimStep', { options }, { signal });
   }
 
@@ -503,9 +513,56 @@ export class Engine {
 
   /** Ends the worker and gives the GPU's memory back. Calls under way reject with `disposed`. */
   dispose(): void {
-    this.#stop({ code: 'disposed', message: 'The engine was disposed of.' });
+    this.#connection.stop({ code: 'disposed', message: 'The engine was disposed of.' });
     this.#unwatch();
-    this.#worker.terminate();
+  }
+
+  /** A training that goes on where it can when its worker or GPU is gone. */
+  #outliving(
+    first: (onEvent: (event: CommandEvent) => void) => Promise<TrainResult>,
+    signal: AbortSignal,
+    callbacks: TrainCallbacks,
+    give: (step: TrainStep) => void,
+  ): Promise<TrainResult> {
+    const tell = this.#training(callbacks, give);
+    let goOn = () => undefined as void;
+    const onEvent = (event: CommandEvent) => {
+      if (event.type === 'run') goOn();
+      tell(event);
+    };
+    const training = outliving(first, {
+      onEvent,
+      signal,
+      resume: (run, onEvent) => this.#connection.call('resumeRun', { run }, { onEvent, signal }),
+      revive: (failure) => {
+        if (this.#named.size > 0) return undefined;
+        // Until the run has its examples and its adapter again.
+        this.#revival ??= new Promise((resolve) => {
+          goOn = () => {
+            this.#revival = undefined;
+            resolve();
+          };
+        });
+        callbacks.onRecovering?.(failure);
+        return this.#revive(failure, onEvent, signal);
+      },
+    });
+    return training.finally(() => goOn());
+  }
+
+  /** A new worker with the model that there was; one that came with a run comes with it again. */
+  async #revive(failure: WebLoraError, onEvent: (event: CommandEvent) => void, signal: AbortSignal): Promise<void> {
+    this.#connection.stop(failure.data);
+    const connection = (this.#connection = new Connection(this.#host.startWorker()));
+    try {
+      // As products were computed before: other ways round elsewhere.
+      const options = { ...this.#options, products: this.#device?.products };
+      this.#device = await connection.call('create', { options });
+      if (this.#model) await connection.call('loadModel', this.#model, { onEvent, signal });
+    } catch (error) {
+      connection.stop(failure.data);
+      throw error;
+    }
   }
 
   /** Hands on what a training tells. */
@@ -520,7 +577,7 @@ export class Engine {
       if (event.type === 'sample') callbacks.onSample?.(event.sample);
       if (event.type === 'saved') callbacks.onSaved?.(event.step);
       if (event.type === 'unsaved') callbacks.onUnsaved?.(new WebLoraError(event.error));
-      if (event.type === 'adapter') this.#lastAdapter = event.files;
+      if (event.type === 'adapter') this.#keep(event.files);
     };
   }
 
@@ -540,6 +597,11 @@ export class Engine {
     throw new WebLoraError({ code: 'bad_setting', name: 'folder', value: folder, allowed, message });
   }
 
+  #keep(files: AdapterFiles): void {
+    this.#lastAdapter = files;
+    this.#isCopied = true;
+  }
+
   #posted(source: ModelSource): PostedSource {
     if (source instanceof File) return { files: [source] };
     if (typeof source === 'string' || source instanceof URL) return { url: this.#host.address(source) };
@@ -547,48 +609,13 @@ export class Engine {
     return { files: [...source] };
   }
 
-  #call<Name extends CommandName>(
+  async #call<Name extends CommandName>(
     type: Name,
     args: CommandArguments<Name>,
-    { onEvent = () => undefined, signal, transfer = [] }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<CommandResult<Name>> {
-    if (this.#end) return Promise.reject(new WebLoraError(this.#end));
-    if (signal?.aborted && !ENDS_WHEN_STOPPED.includes(type)) return Promise.reject(stopped());
-    const id = this.#nextId++;
-    const abort = () => {
-      this.#worker.postMessage({ kind: 'abort', id }, []);
-      if (ONLY_TELLS.includes(type)) this.#taken(id)?.reject(stopped());
-    };
-    const answer = new Promise<CommandResult<Name>>((resolve, reject) => {
-      this.#pending.set(id, { resolve, reject, onEvent });
-    });
-    this.#worker.postMessage({ kind: 'command', id, command: { type, ...args } as never }, transfer);
-    if (signal?.aborted) abort();
-    signal?.addEventListener('abort', abort);
-    return answer.finally(() => signal?.removeEventListener('abort', abort));
-  }
-
-  #receive(message: FromWorker): void {
-    if (message.kind === 'crashed') {
-      this.#stop(message.error);
-      return;
-    }
-    if (message.kind === 'event') this.#pending.get(message.id)?.onEvent(message.event);
-    else if (message.kind === 'error') this.#taken(message.id)?.reject(new WebLoraError(message.error));
-    else this.#taken(message.id)?.resolve(message.result as never);
-  }
-
-  /** A call that is about to be settled, unless it was before. */
-  #taken(id: number): Pending | undefined {
-    const pending = this.#pending.get(id);
-    this.#pending.delete(id);
-    return pending;
-  }
-
-  #stop(error: ErrorData): void {
-    this.#end ??= error;
-    for (const pending of this.#pending.values()) pending.reject(new WebLoraError(this.#end));
-    this.#pending.clear();
+    while (this.#revival) await this.#revival;
+    return this.#connection.call(type, args, options);
   }
 }
 

@@ -23,11 +23,19 @@ export type ErrorCode =
   | 'no_webgpu'
   /** WebGPU is there, but no GPU answers. */
   | 'no_adapter'
-  /** The GPU went away. Create a new engine. */
+  /**
+   * The GPU went away, or answered nothing for too long. Create a new engine. Whole are the runs that are kept, up to their
+   * newest checkpoint, the models of the Hub, and on this side `lastAdapter`; gone is what was on the GPU.
+   */
   | 'device_lost'
-  /** Not enough GPU memory; see `neededBytes`. */
+  /**
+   * Not enough GPU memory; see `neededBytes`. What was begun is given back; of a training's step some may have been done:
+   * whole is then what `device_lost` leaves whole.
+   */
   | 'out_of_memory'
-  /** The GPU refused a command. */
+  /** Ten steps in a row had a loss or gradients that were not finite. None of them was taken: the adapter is whole. */
+  | 'diverged'
+  /** The GPU refused a command, or computes wrong sums. Of a step some may have been done, as in `out_of_memory`. */
   | 'gpu'
   /** A URL could not be read. */
   | 'network'
@@ -47,7 +55,7 @@ export type ErrorCode =
   | 'in_use'
   /** The caller asked to stop. */
   | 'cancelled'
-  /** The engine stopped on a fault of its own. Create a new engine. */
+  /** The engine stopped on a fault of its own. Create a new engine; the same is whole as of `device_lost`. */
   | 'crashed'
   /** The engine was disposed of. */
   | 'disposed';

@@ -83,7 +83,9 @@ export async function train(
   } catch (error) {
     const { code } = errorData(error);
     if (code !== 'cancelled') {
-      await writer?.end('failed', undefined).catch(() => undefined);
+      // Steps that were not finite were not taken: what there was before them is good.
+      const files = code === 'diverged' ? await copyAdapter(engine, emit).catch(() => undefined) : undefined;
+      await writer?.end('failed', files).catch(() => undefined);
       // A crashed instance must not be called again.
       if (code !== 'crashed') engine.endTraining();
       throw error;

@@ -113,3 +113,15 @@ export async function createWasmEngine(options: EngineOptions & { products?: Pro
   await init();
   return (await Engine.create(options)) as unknown as WasmEngine;
 }
+
+/** The same engine, whose promises reject when it dies: a panic would leave them as they are for ever. */
+export function mortal(engine: WasmEngine, death: Promise<never>): WasmEngine {
+  const get = (_: WasmEngine, name: keyof WasmEngine) => {
+    const method = engine[name] as (...args: unknown[]) => unknown;
+    return (...args: unknown[]) => {
+      const result = method.apply(engine, args);
+      return result instanceof Promise ? Promise.race([result, death]) : result;
+    };
+  };
+  return new Proxy(engine, { get } as ProxyHandler<WasmEngine>);
+}

@@ -20,7 +20,7 @@ import { Session } from './session.js';
 import { fileSource, withFiles } from './sources.js';
 import type { Listener } from './training.js';
 import type { AdapterFiles, DeviceInfo, Profile, Progress, TrainOptions } from './types.js';
-import { createWasmEngine, type WasmEngine, type WasmMerged } from './wasm.js';
+import { createWasmEngine, mortal, type WasmEngine, type WasmMerged } from './wasm.js';
 
 /** Once it has been created. */
 let engine: { wasm: WasmEngine; session: Session } | undefined;
@@ -188,10 +188,10 @@ async function create(options: Commands['create']['options']): Promise<DeviceInf
     throw new WebLoraError({ code: 'no_webgpu', message });
   }
   // A browser that withholds the description makes all adapters look alike to the engine.
-  const adapter = await adapterName();
+  const adapter = await adapterName(options.patience);
   const known = options.products?.device.startsWith(`${adapter} `) ? options.products : undefined;
   const products = known && { ...known, device: known.device.slice(adapter.length + 1) };
-  const wasm = await createWasmEngine({ ...options, products });
+  const wasm = mortal(await createWasmEngine({ ...options, products }), death);
   engine = { wasm, session: new Session(wasm) };
   const device = wasm.device();
   const chosen = wasm.products();
@@ -202,9 +202,16 @@ async function create(options: Commands['create']['options']): Promise<DeviceInf
   };
 }
 
-/** What the browser tells of its adapter where it withholds the description that the engine goes by. */
-async function adapterName(): Promise<string> {
-  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+/**
+ * What the browser tells of its adapter where it withholds the description that the engine goes by. One that says nothing
+ * at all is the engine's to give up on.
+ */
+async function adapterName(patience = 180): Promise<string> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const silence = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), 1000 * patience)));
+  const asked = navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+  const adapter = await Promise.race([asked, silence]);
+  clearTimeout(timer);
   const { vendor = '', architecture = '' } = adapter?.info ?? {};
   return [vendor, architecture].filter(Boolean).join(' ') || 'GPU';
 }

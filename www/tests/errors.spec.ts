@@ -28,10 +28,18 @@ test.describe('GPU', () => {
     await browser.close();
   });
 
-  test('lost while training: the adapter so far can be downloaded, and all starts again', async ({ studio }) => {
+  test('lost while training: it goes on; lost again at once: the adapter so far can be downloaded, and all starts again', async ({ studio }) => {
     await studio.openFragile();
     await studio.train(5000);
-    await expect(studio.get('#train-steps tr').nth(12)).toBeAttached();
+    const steps = studio.get('#train-steps tr');
+    await expect(steps.nth(12)).toBeAttached();
+    await studio.fault('lost');
+    await expect(studio.get('#train-recovered')).toContainText('The GPU was lost.');
+    const told = await steps.count();
+    await expect(steps.nth(told + 2)).toBeAttached();
+    await expect(steps.nth(told + 2).locator('td').first()).toHaveText(String(told + 3));
+    await expect(studio.get('#trouble')).toBeHidden();
+    // No checkpoint came between: it is not tried a second time.
     await studio.fault('lost');
     await expect(studio.get('#trouble')).toContainText(/the GPU was lost/i);
     const files = unzipSync(await readFile(await studio.download('#trouble-download')));

@@ -8,13 +8,20 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } f
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import type { Platform } from '../platform.js';
-import { diskLocks } from './locks.js';
+import { diskLocks, releaseAll } from './locks.js';
 
 /** Where models and runs are kept. */
 export function cacheFolder(): string {
   const { WEB_LORA_CACHE, XDG_CACHE_HOME } = process.env;
   return WEB_LORA_CACHE || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'web-lora');
 }
+
+/** Gives back what a thread held that has ended. */
+export function releaseLocks(thread: number): Promise<void> {
+  return releaseAll(locksFolder(), thread);
+}
+
+const locksFolder = () => join(cacheFolder(), 'locks');
 
 export const diskPlatform: Platform = {
   storage: {
@@ -28,7 +35,7 @@ export const diskPlatform: Platform = {
     },
     persist: async () => true,
   },
-  locks: diskLocks(() => join(cacheFolder(), 'locks')),
+  locks: diskLocks(locksFolder),
 };
 
 /** The folder at a path, made where it is not there. */

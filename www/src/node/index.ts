@@ -2,12 +2,13 @@
 
 import { Worker as Thread } from 'node:worker_threads';
 import { pathToFileURL } from 'node:url';
-import { Engine, type EngineWorker, type Host } from '../client.js';
+import { Engine, type Host } from '../client.js';
+import type { EngineWorker } from '../connection.js';
 import { WebLoraError } from '../errors.js';
 import { usePlatform } from '../platform.js';
 import type { FromWorker, ToWorker } from '../protocol.js';
 import type { EngineOptions, Stoppable } from '../types.js';
-import { diskFolder, diskPlatform } from './disk.js';
+import { diskFolder, diskPlatform, releaseLocks } from './disk.js';
 
 export * from '../index.js';
 
@@ -61,6 +62,7 @@ class ThreadWorker implements EngineWorker {
   }
 
   terminate(): void {
-    void this.#thread.terminate();
+    const { threadId } = this.#thread;
+    void this.#thread.terminate().then(() => releaseLocks(threadId));
   }
 }

@@ -43,6 +43,14 @@ export function diskLocks(folder: () => string): Platform['locks'] {
   return { request, query } as unknown as Platform['locks'];
 }
 
+/** Gives back all locks of a thread of this process that ended without doing so. */
+export async function releaseAll(folder: string, thread: number): Promise<void> {
+  for (const file of await readdir(folder).catch(() => [])) {
+    const held = await holder(join(folder, file));
+    if (held?.pid === process.pid && held.thread === thread) await rm(join(folder, file), { force: true });
+  }
+}
+
 /** Makes the file, unless a process that is alive has made it. */
 async function take(path: string, name: string): Promise<boolean> {
   const held: Held = { name, pid: process.pid, thread: threadId };

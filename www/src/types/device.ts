@@ -35,6 +35,11 @@ export interface EngineOptions {
   defaultLimits?: boolean;
   /** Compute products this way, rather than as a short measurement on the device finds best. */
   variant?: Variant | undefined;
+  /**
+   * Seconds for which the GPU may answer nothing at all, while work of it is awaited, before it counts as lost. Where it
+   * was silent for longer than a quarter of this and then answered, four times as long. Default: 180.
+   */
+  patience?: number;
 }
 
 /** What can be stopped. */

@@ -99,6 +99,11 @@ export interface TrainCallbacks {
   onSaved?: (step: number) => void;
   /** A checkpoint could not be written. The training goes on, and the next one is tried. */
   onUnsaved?: (error: WebLoraError) => void;
+  /**
+   * The GPU was lost, or the engine died, and the run that is kept goes on from its newest checkpoint in a new worker, once
+   * the model is loaded again. The steps after that checkpoint are told again.
+   */
+  onRecovering?: (failure: WebLoraError) => void;
   /** Stops after the step under way. What was learned until then is kept. */
   signal?: AbortSignal;
 }
