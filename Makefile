@@ -12,6 +12,8 @@
 # make profile  times every kernel of a training step of T= tokens; draws target/profile.svg, a flame graph
 # make bench    measures products, training steps and generation, natively and in Chromium: target/bench.json
 # make bench-peers  measures steps and products beside jax-js, TensorFlow.js and ferrotensor: target/bench.json
+# make audit    asks the services of crates.io and npm what is known against what Cargo.lock and package-lock.json name
+# make reproducible  builds the wasm a second time elsewhere, and compares
 # make soak     1,000 steps of a tiny model, native and in Chromium: time and memory must stay as they are at first
 # Each does its own set-up and skips what is done already.
 
@@ -37,7 +39,7 @@ PAGE := www/package-lock.json www/index.html www/vite.config.ts www/service-work
 # Mesa complains of a missing XDG_RUNTIME_DIR at every device.
 LAVAPIPE = XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} VK_DRIVER_FILES=$$(ls /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
 
-.PHONY: help setup model build run demo profile bench bench-peers soak fuzz
+.PHONY: help setup model build run demo profile bench bench-peers soak fuzz audit reproducible
 .PHONY: test test-rust test-model test-more-models test-tokenizers test-wasm test-www test-package test-long
 
 help:
@@ -53,12 +55,31 @@ $(MODEL_FILE):
 
 build: $(SITE)
 
-WASM_PACK := wasm-pack build --target web --profile dist --no-pack --no-gitignore
+# Where it was built is nobody's business, and must not make a difference: one source, one wasm, wherever.
+WASM_FLAGS = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=/crates --remap-path-prefix=$$PWD=/web-lora
+WASM_PACK = RUSTFLAGS="$(WASM_FLAGS)" wasm-pack build --target web --profile dist --no-pack --no-gitignore
 
 $(WASM): $(CRATE)
 	@.ci/setup wasm npm
 	$(WASM_PACK) --out-dir www/pkg
 	@echo "wasm: $$(stat -c %s $@) bytes, $$(gzip -9c $@ | wc -c) gzipped"
+
+# Needs more of the network than package registries give.
+audit:
+	@.ci/setup npm package deny
+	cargo-deny --config .ci/deny.toml check
+	cd www && npm audit && npm audit signatures
+	cd www/package-tests && npm audit
+
+# The same source once more, in a folder of another name: the same bytes.
+reproducible: $(WASM)
+	rm -rf .cache/reproducible
+	mkdir -p .cache/reproducible
+	cp -r Cargo.toml Cargo.lock src shaders tests .cache/reproducible/
+	cd .cache/reproducible && CARGO_TARGET_DIR=$(CURDIR)/target/reproducible $(WASM_PACK) --out-dir pkg
+	sha256sum www/pkg/web_lora_bg.wasm .cache/reproducible/pkg/web_lora_bg.wasm
+	cmp www/pkg/web_lora_bg.wasm .cache/reproducible/pkg/web_lora_bg.wasm
+	cmp www/pkg/web_lora.js .cache/reproducible/pkg/web_lora.js
 
 $(BENCH_WASM): $(CRATE)
 	@.ci/setup wasm npm
@@ -89,7 +110,9 @@ test: setup test-rust test-model test-wasm test-www test-package
 	@echo "suites: 5 passed, 0 failed"
 
 test-rust:
+	@.ci/setup deny
 	cargo fmt --check
+	cargo-deny --config .ci/deny.toml --locked check bans licenses sources
 	cargo clippy --release --all-targets -- -D warnings
 	cargo clippy --release --target wasm32-unknown-unknown -- -D warnings
 	cargo clippy --release --target wasm32-unknown-unknown --features bench -- -D warnings
