@@ -1,7 +1,7 @@
 /** The page's tests: the built page, served as `make run` serves it, in Chromium on SwiftShader. */
 
 import { defineConfig } from '@playwright/test';
-import { CHROMIUM, CHROMIUM_FLAGS } from './chromium.mjs';
+import { CHROMIUM, FAST_FLAGS } from './chromium.mjs';
 
 const PORT = Number(process.env.PORT ?? 8323);
 
@@ -16,7 +16,7 @@ export default defineConfig({
   reporter: 'list',
   use: {
     baseURL: `http://localhost:${PORT}`,
-    launchOptions: { executablePath: CHROMIUM, args: CHROMIUM_FLAGS },
+    launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS },
     trace: 'retain-on-failure',
     // What it keeps would hide requests from the tests; those of being offline allow it.
     serviceWorkers: 'block',

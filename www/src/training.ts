@@ -43,6 +43,7 @@ export async function train(
   const result: TrainResult = { steps: 0, stopped: 'cancelled' };
   let ended = false;
   try {
+    if (writer && !state) await writer.begin().catch((error: unknown) => unsaved(error, emit));
     const plan = await engine.startTraining(settings, onProgress);
     if (state) await engine.loadState(state);
     emit({ type: 'plan', plan });

@@ -2,7 +2,11 @@
 
 import { readFile } from 'node:fs/promises';
 import { unzipSync } from 'fflate';
+import { CHROMIUM, CHROMIUM_FLAGS } from '../chromium.mjs';
 import { CHATS, expect, test } from './studio.js';
+
+// As people have it, where the other tests spare SwiftShader a part of its compiling.
+test.use({ launchOptions: { executablePath: CHROMIUM, args: CHROMIUM_FLAGS } });
 
 test('trains, compares, downloads, and opens the download again', async ({ studio, page }) => {
   await studio.open();

@@ -1,11 +1,8 @@
 /** Markup in any string that comes from outside is shown as it is written: nothing of it becomes part of the page. */
 
 import { mkdir, writeFile } from 'node:fs/promises';
-import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 import { HubServer } from './hub-server.js';
 import { expect, test, tinyModel } from './studio.js';
-
-test.use({ launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS } });
 
 /** Has none of what file names may not have, and would run in any of the usual ways of showing it. */
 const MARKUP = `"'><img src=x onerror=ran()><svg onload=ran()>`;

@@ -3,7 +3,6 @@
 import { readFile } from 'node:fs/promises';
 import type { Page } from '@playwright/test';
 import { unzipSync } from 'fflate';
-import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 import { HubServer } from './hub-server.js';
 import { Recorder } from './recorder.js';
 import { Studio, expect, test, tinyModel } from './studio.js';
@@ -11,8 +10,6 @@ import { Studio, expect, test, tinyModel } from './studio.js';
 /** Whom the browser speaks to of its own accord. The page's policy lets it reach none of them. */
 const OF_THE_BROWSER = /^(https?:\/\/)?([\w-]+\.googleapis\.com|accounts\.google\.com|[\w.-]+\.gvt1\.com)[:/]/;
 const REPO = 'HuggingFaceTB/SmolLM2-135M-Instruct';
-
-test.use({ launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS } });
 
 test.describe('the policy', () => {
   test('says no more than it must', async ({ page }) => {

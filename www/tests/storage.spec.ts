@@ -3,10 +3,7 @@
 import { readFile } from 'node:fs/promises';
 import type { CDPSession, Page } from '@playwright/test';
 import { unzipSync } from 'fflate';
-import { CHROMIUM, FAST_FLAGS } from '../chromium.mjs';
 import { Studio, expect, test } from './studio.js';
-
-test.use({ launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS } });
 
 async function trainingOf(studio: Studio, steps = 5000): Promise<void> {
   await studio.train(steps);

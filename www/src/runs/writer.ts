@@ -12,8 +12,8 @@ import { damaged, readRecord, readWhole, sha256, toLine, writeRecord, readAdapte
 export type Metric = ({ type: 'step' } & TrainStep) | ({ type: 'evaluation' } & EvalStep) | ({ type: 'sample' } & Sample);
 
 /**
- * One run, held against other tabs until it is closed. A new one is written with its first checkpoint; what could not be
- * written, as there was no room, is kept in memory and tried again with the next.
+ * One run, held against other tabs until it is closed. What could not be written, as there was no room, is kept in memory
+ * and tried again with the next checkpoint.
  */
 export class RunWriter {
   #folder: FileSystemDirectoryHandle | undefined;
@@ -88,6 +88,12 @@ export class RunWriter {
   async startingAdapter(): Promise<AdapterFiles | undefined> {
     if (!this.#folder) return undefined;
     return readAdapter(this.#folder, { info: this.#info, files: this.#files, checkpoint: this.#generation }, 'start');
+  }
+
+  /** Writes what a new run is made of: whatever becomes of the GPU from here on, the run can be taken up. */
+  async begin(): Promise<void> {
+    await checkRoom(this.#waiting);
+    await this.#writeRecord(await this.#prepare());
   }
 
   /** Keeps a figure until the next {@link save}. */
