@@ -106,7 +106,8 @@ pub(crate) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
                 let magnitude = file.tensors.get(&format!("{name}{MAGNITUDE}"));
                 pairs.push(FactorPair { name, a, b, magnitude, scaling });
             }
-            Some((_, "lora_B" | "lora_magnitude_vector")) => {}
+            Some((_, "lora_B")) => {}
+            Some((_, "lora_magnitude_vector")) if file.config.use_dora => {}
             _ => {
                 return Err(Error::Unsupported {
                     file: WEIGHTS_FILE.to_owned(),

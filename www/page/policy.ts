@@ -1,8 +1,8 @@
 /**
  * What the page forbids itself on top of the policy that it is served with (vite.config.ts). A page's own connections
  * go to where it came from and to the one Hub that it was opened on; models from other addresses are the worker's to
- * fetch, which never sees more than bytes. Text never becomes script: of all that Trusted Types guard only the
- * addresses of our two workers pass.
+ * fetch, which never sees more than bytes, and where the Hub wants a large file is another worker's to ask. Text never
+ * becomes script: of all that Trusted Types guard only the addresses of our own workers pass.
  */
 
 import { hubEndpoint } from './hub-panel.js';
@@ -11,7 +11,7 @@ import { hubEndpoint } from './hub-panel.js';
 declare const trustedTypes: { createPolicy(name: 'default', rules: { createScriptURL(url: string): string | null }): unknown } | undefined;
 
 /** Paths below the page's folder, as the build names them. */
-const WORKERS = /^(assets\/worker-[\w-]+|service-worker)\.js$/;
+const WORKERS = /^(assets\/(push-)?worker-[\w-]+|service-worker)\.js$/;
 
 export function lockDown(): void {
   const here = new URL('./', document.baseURI).href;

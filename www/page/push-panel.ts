@@ -1,10 +1,11 @@
 /** The adapter into a repository of one's own on the Hub. */
 
-import { adapterFolder, pushToHub, type AdapterCard, type AdapterFiles, type Progress } from 'web-lora';
+import { adapterFolder, WebLoraError, type AdapterCard, type AdapterFiles, type Progress, type PushResult } from 'web-lora';
 import { toError, type App } from './app.js';
 import { announce, byId, element, showText } from './dom.js';
 import { hubEndpoint } from './hub-panel.js';
 import { HubToken } from './hub-token.js';
+import type { Push, Pushed } from './push-worker.js';
 
 /** Wires the fold; `current` gives the adapter and its card. */
 export function pushPanel(app: App, current: () => Promise<{ files: AdapterFiles | undefined; card: AdapterCard }>): void {
@@ -31,8 +32,8 @@ export function pushPanel(app: App, current: () => Promise<{ files: AdapterFiles
       const name = repo.value.trim();
       const title = `Upload ${card.name}`;
       const isPrivate = byId<HTMLInputElement>('push-private').checked;
-      const given = { repo: name, token: token.of(endpoint).token ?? '', endpoint, isPrivate, title, onProgress, signal };
-      const { url } = await pushToHub(adapterFolder(files, card), { ...given, ...options });
+      const given = { repo: name, token: token.of(endpoint).token ?? '', endpoint, isPrivate, title, ...options };
+      const { url } = await upload({ files: adapterFolder(files, card), options: given }, onProgress, signal);
       const link = element('a', { text: name });
       link.href = url;
       link.target = '_blank';
@@ -57,4 +58,20 @@ export function pushPanel(app: App, current: () => Promise<{ files: AdapterFiles
   app.onChange(({ busy }) => {
     byId<HTMLButtonElement>('push-go').disabled = busy !== undefined;
   });
+}
+
+/** One upload, in a worker that ends with it. */
+function upload(push: Push, onProgress: (progress: Progress) => void, signal: AbortSignal): Promise<PushResult> {
+  const worker = new Worker(new URL('./push-worker.ts', import.meta.url), { type: 'module' });
+  const answer = new Promise<PushResult>((resolve, reject) => {
+    worker.addEventListener('message', ({ data }: MessageEvent<Pushed>) => {
+      if ('progress' in data) onProgress(data.progress);
+      else if ('result' in data) resolve(data.result);
+      else reject(new WebLoraError(data.error));
+    });
+    worker.addEventListener('error', ({ message }) => reject(new Error(message)));
+    signal.addEventListener('abort', () => worker.postMessage('stop'));
+    worker.postMessage(push);
+  });
+  return answer.finally(() => worker.terminate());
 }

@@ -26,6 +26,8 @@ export class Session {
   #model: RunConfig['model'] | undefined;
   #hasChatTemplate = false;
   #data: { files: readonly DataFile[]; evalFiles: readonly DataFile[]; options: DataSettings } | undefined;
+  /** Of the Hub, which commit the model's source was, and the source as it was named. */
+  #commit: { of: string; commit: string } | undefined;
   /** What the tab asks of a training under way. */
   readonly #asked = { save: false };
   /** Of the fresh adapter in use; undefined where it came from elsewhere. */
@@ -48,7 +50,14 @@ export class Session {
     const model = { name, modelType, parameters, dtype, options };
     this.#model = 'files' in source ? model : { ...model, source: kept(source, commit) };
     this.#hasChatTemplate = hasChatTemplate;
+    this.#commit = commit === undefined ? undefined : { of: nameOf(source), commit };
     return info;
+  }
+
+  /** A source with its commit, where it is the model's: of what is known nobody has to be asked again. */
+  known(source: PostedSource): PostedSource {
+    if (!('hub' in source) || this.#commit?.of !== nameOf(source)) return source;
+    return { hub: { ...source.hub, revision: this.#commit.commit } };
   }
 
   async loadDataset(
@@ -168,4 +177,8 @@ function kept(source: Exclude<PostedSource, { files: File[] }>, commit: string |
   if ('url' in source) return source.url;
   const { token: _, ...hub } = source.hub;
   return { ...hub, ...(commit ? { revision: commit } : {}) };
+}
+
+function nameOf(source: PostedSource): string {
+  return 'files' in source ? '' : JSON.stringify(kept(source, undefined));
 }

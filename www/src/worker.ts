@@ -93,7 +93,7 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
     case 'loadModel':
       return session.loadModel(command.source, command.options, listener);
     case 'planMemory':
-      return withFiles(command.source, { signal, onProgress, headersOnly: true }, (files) =>
+      return withFiles(session.known(command.source), { signal, onProgress, headersOnly: true }, (files) =>
         wasm.planMemory(files, command.options),
       );
     case 'loadDataset':
