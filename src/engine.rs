@@ -465,6 +465,8 @@ impl Engine {
         mut on_text: impl FnMut(&str) -> bool,
     ) -> Result<Generated> {
         let generated = self.answer(prompt, options, &mut on_text).await;
+        // The token that was begun ahead of the last: Dawn in Node does not let a process end while work is under way.
+        self.gpu.idle().await;
         self.settled(generated).await
     }
 

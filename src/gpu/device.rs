@@ -243,7 +243,7 @@ impl Gpu {
     }
 
     /// Waits for all submitted work, in a browser too.
-    pub(super) async fn idle(&self) {
+    pub async fn idle(&self) {
         let (sender, receiver) = futures_channel::oneshot::channel();
         self.device().on_done(move || sender.send(()).unwrap_or_default());
         self.wait();
