@@ -1,5 +1,7 @@
 /** Headless Chromium with WebGPU on SwiftShader, for the tests and the demo: no GPU needed, and the same everywhere. */
 
+import { tmpdir } from 'node:os';
+
 export const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
 /** Flags that make it speak to nobody but us; what a page asks for is all that leaves it. */
@@ -22,3 +24,11 @@ export const GPU_FLAGS = [...QUIET_FLAGS, '--enable-unsafe-webgpu', '--enable-fe
 
 /** The same browser where no GPU answers. */
 export const NO_GPU_FLAGS = [...QUIET_FLAGS, '--disable-gpu', '--disable-features=WebGPUService'];
+
+/** SwiftShader is what Dawn takes in Node; the flag leaves out what costs it ten seconds of compiling. */
+export const NODE_GPU = {
+  VK_DRIVER_FILES: process.env.SWIFTSHADER ?? '/usr/lib/chromium/vk_swiftshader_icd.json',
+  WEB_LORA_DAWN: 'enable-dawn-features=disable_workgroup_init',
+  // Where there is none, libwayland, which a Vulkan driver may ask, complains on stderr.
+  XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),
+};

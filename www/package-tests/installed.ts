@@ -4,10 +4,10 @@ import { execFile, spawn } from 'node:child_process';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { copyFile, cp, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import sirv from 'sirv';
+import { NODE_GPU } from '../chromium.mjs';
 import { CHATS, MODEL_FILES } from '../tests/studio.js';
 
 const WWW = fileURLToPath(new URL('..', import.meta.url));
@@ -16,13 +16,6 @@ export const APP = fileURLToPath(new URL('../../.cache/package-app', import.meta
 
 /** What the README asks of a page's policy, and nothing else. */
 const POLICY = "default-src 'none'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'";
-/** SwiftShader is what Dawn takes in Node; the flag leaves out what costs it ten seconds of compiling. */
-export const NODE_GPU = {
-  VK_DRIVER_FILES: process.env.SWIFTSHADER ?? '/usr/lib/chromium/vk_swiftshader_icd.json',
-  WEB_LORA_DAWN: 'enable-dawn-features=disable_workgroup_init',
-  // Where there is none, libwayland, which a Vulkan driver may ask, complains on stderr.
-  XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),
-};
 
 const exec = promisify(execFile);
 

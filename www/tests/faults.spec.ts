@@ -8,6 +8,7 @@ import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from '@playwright/test';
 import { rolldown } from 'rolldown';
+import { NODE_GPU } from '../chromium.mjs';
 import { MODEL_FILES } from './studio.js';
 
 const ALL = process.env.FAULTS === 'all';
@@ -16,12 +17,6 @@ const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 1e6));
 const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 const FOLDER = path('../../.cache/faults');
 const MODEL = `${FOLDER}/model`;
-/** SwiftShader is what Dawn takes in Node; the flag leaves out what costs it ten seconds of compiling. */
-const SOFTWARE_GPU = {
-  VK_DRIVER_FILES: process.env.SWIFTSHADER ?? '/usr/lib/chromium/vk_swiftshader_icd.json',
-  WEB_LORA_DAWN: 'enable-dawn-features=disable_workgroup_init',
-  XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? '/tmp',
-};
 
 let child: ChildProcess | undefined;
 
@@ -66,8 +61,8 @@ test('a run that is not kept ends in the same bytes or in an error', async () =>
 
 test('the same on the software GPU', async () => {
   const dawn = ['--dawn', path('../package-tests/node_modules/webgpu/index.js'), '--patience', '60'];
-  if (ALL) await run('sweep', [...dawn, ...everyNth(20)], SOFTWARE_GPU);
-  else await run('sweep', [...dawn, '--kinds', 'lost', '--at', String(310 + (SEED % 90))], SOFTWARE_GPU);
+  if (ALL) await run('sweep', [...dawn, ...everyNth(20)], NODE_GPU);
+  else await run('sweep', [...dawn, '--kinds', 'lost', '--at', String(310 + (SEED % 90))], NODE_GPU);
 });
 
 test('what a GPU cannot do is said, and what would need less', () => run('words', []));
