@@ -138,14 +138,14 @@ export function cardOf({ state, adapters }: App, adapter: NamedAdapter): Omit<Ad
 }
 
 /** The training with the settings as they are now; a model or file of this device is taken to lie beside the script. */
-function scriptOf({ model, modelSource, dataset }: State, settings: Settings): string {
+function scriptOf({ model, modelSource, dataset, dataSource }: State, settings: Settings): string {
   const source = modelSource?.source;
   const hub = typeof source === 'object' && 'repo' in source ? source : undefined;
   const file = hub ? hub.file : model?.name;
   return trainingScript({
     ...(file?.endsWith('.gguf') ? { model: hub?.repo ?? '.', ggufFile: file } : { model: hub?.repo ?? file ?? 'model' }),
-    dataFiles: [dataset?.file ?? 'examples.jsonl'],
-    data: settings.dataset,
+    dataFiles: dataset?.files.map(({ file: path, ...known }) => ({ path, ...known })) ?? ['examples.jsonl'],
+    data: { ...settings.dataset, ...(dataSource?.mapping ? { mapping: dataSource.mapping } : {}) },
     adapter: settings.adapter,
     training: settings.training((dataset?.preferencePairs ?? 0) > 0),
   });

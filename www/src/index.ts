@@ -7,6 +7,7 @@ export { pushToHub } from './hub/push.js';
 export { runs } from './runs/index.js';
 export { adapterFolder, packAdapter, packFiles } from './adapter-files.js';
 export { modelCard, type AdapterCard } from './model-card.js';
+export type { ScriptFile } from './script-data.js';
 export { trainingScript, type ScriptSettings } from './training-script.js';
 export type { Task } from './task.js';
 export type * from './types.js';

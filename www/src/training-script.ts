@@ -4,6 +4,8 @@
  */
 
 import { WebLoraError } from './errors.js';
+import { call, expression, python, type Value } from './python.js';
+import { dataFunctions, definitionsFor, type ScriptFile } from './script-data.js';
 import { checkSettings } from './settings.js';
 import type { AdapterOptions, DataSettings, Loss, Schedule, TrainOptions } from './types.js';
 
@@ -13,15 +15,13 @@ export interface ScriptSettings {
   model: string;
   /** The file in it, where the model is one in GGUF. */
   ggufFile?: string;
-  /** Paths of files of JSON lines, all with the same fields: `messages`, `prompt` and `completion`, `text`, or TRL's pairs. */
-  dataFiles: readonly string[];
+  /** Files of examples: their paths, with what is known of them. */
+  dataFiles: readonly (string | ScriptFile)[];
   /** How they are read here. */
-  data?: Pick<DataSettings, 'maxLength' | 'evalShare' | 'seed'>;
+  data?: DataSettings;
   adapter?: AdapterOptions;
   training?: TrainOptions;
 }
-
-type Value = string | number | boolean | null | undefined | readonly Value[] | { readonly [key: string]: Value };
 
 const TRAINERS: Record<Loss, { from: string; config: string; trainer: string }> = {
   sft: { from: 'trl', config: 'SFTConfig', trainer: 'SFTTrainer' },
@@ -39,7 +39,11 @@ const WARMUP = 0.05;
 
 /**
  * A Python script for transformers 5, peft and TRL 1 that trains a new adapter with these settings, in f32; what is
- * left out is as it is here. Batches are drawn and noise is made by other generators, so losses are alike, not the same.
+ * left out is as it is here. It reads the examples as they are read here and learns the same of them (but that ORPO of
+ * conversations learns what a template writes behind an answer, too): from the same adapter with the same batches its
+ * losses are those here. A new adapter, batches and noise are drawn by other generators, so that such losses are alike.
+ *
+ * Throws `bad_setting` where the examples are not what the loss learns from.
  */
 export function trainingScript({ model, ggufFile, dataFiles, data = {}, adapter = {}, training = {} }: ScriptSettings): string {
   for (const settings of [data, adapter, training]) checkSettings(settings);
@@ -65,24 +69,11 @@ export function trainingScript({ model, ggufFile, dataFiles, data = {}, adapter 
       : undefined,
   };
   const eightBit = training.optim === 'adamw_8bit';
-  const sections = [
+  const { files, functions } = dataFunctions(dataFiles, data, loss);
+  const main = [
     [
-      '# The training that was set up in web-lora, with transformers 5, peft and TRL 1:',
-      `#     pip install torch transformers peft trl datasets${eightBit ? ' bitsandbytes' : ''}${ggufFile ? ' gguf' : ''}`,
-      ...(plus === 1 ? [] : [eightBit ? 'import bitsandbytes' : 'import torch']),
-      'from datasets import load_dataset',
-      'from peft import LoraConfig, get_peft_model',
-      ...(plus === 1 ? [] : ['from peft.optimizers import create_loraplus_optimizer']),
-      `from transformers import AutoModelForCausalLM, AutoTokenizer, ${stopping ? 'EarlyStoppingCallback, ' : ''}set_seed`,
-      `from ${trainer.from} import ${trainer.config}, ${trainer.trainer}`,
-    ],
-    [`MODEL = ${python(model)}`, `DATA = ${python(dataFiles)}`],
-    [
-      `tokenizer = ${call('AutoTokenizer.from_pretrained', [expression('MODEL')], { gguf_file: ggufFile })}`,
-      'if tokenizer.pad_token is None:',
-      '    tokenizer.pad_token = tokenizer.eos_token',
-      'examples = load_dataset("json", data_files=DATA, split="train")',
-      ...(loss === 'sft' ? CHATS : []),
+      'examples = [example for path, format in DATA for row in rows(path, format) for example in examples_of(row)]',
+      'examples = Dataset.from_list(examples)',
       ...(held
         ? [
             `parts = ${call('examples.train_test_split', [], { test_size: data.evalShare, seed: data.seed ?? 0 })}`,
@@ -95,30 +86,50 @@ export function trainingScript({ model, ggufFile, dataFiles, data = {}, adapter 
       `set_seed(${python(adapter.seed ?? 0)})`,
       `model = get_peft_model(model, ${call('LoraConfig', [], lora(adapter), true)})`,
     ],
-    [`args = ${call(trainer.config, [], { ...trainingArguments(training, evaluated), ...lossArguments(training, data) }, true)}`],
+    [`args = ${call(trainer.config, [], { ...trainingArguments(training, evaluated), ...lossArguments(training) }, true)}`],
     plus === 1 ? [] : [`optimizer = ${loraplus(training, plus)}`],
     [
       `trainer = ${call(trainer.trainer, [], arguments_, true)}`,
+      ...(loss === 'dpo' ? ['trainer.train_dataset = trainer.train_dataset.map(lambda row: ended(row))'] : []),
+      ...(loss === 'dpo' && evaluated ? ['trainer.eval_dataset = trainer.eval_dataset.map(lambda row: ended(row))'] : []),
       'trainer.train()',
       'trainer.save_model("adapter")',
     ],
-  ];
-  return `${sections
-    .filter((lines) => lines.length > 0)
-    .map((lines) => lines.join('\n'))
-    .join('\n\n')}\n`;
+  ].map((lines) => lines.join('\n'));
+  const definitions = definitionsFor([...functions, ...main].join('\n'));
+  const code = [...definitions, ...functions].join('\n');
+  const sections = [
+    [
+      '# The training that was set up in web-lora, with transformers 5, peft and TRL 1:',
+      `#     pip install torch transformers peft trl datasets${eightBit ? ' bitsandbytes' : ''}${ggufFile ? ' gguf' : ''}`,
+      ...MODULES.filter((name) => code.includes(`${name}.`)).map((name) => `import ${name}`),
+      ...(code.includes('Path(') ? ['from pathlib import Path'] : []),
+      '',
+      ...(plus === 1 ? [] : [eightBit ? 'import bitsandbytes' : 'import torch']),
+      'from datasets import Dataset',
+      'from peft import LoraConfig, get_peft_model',
+      ...(plus === 1 ? [] : ['from peft.optimizers import create_loraplus_optimizer']),
+      `from transformers import AutoModelForCausalLM, AutoTokenizer, ${stopping ? 'EarlyStoppingCallback, ' : ''}set_seed`,
+      `from ${trainer.from} import ${trainer.config}, ${trainer.trainer}`,
+      ...(code.includes('extract_prompt(') ? ['from trl import extract_prompt'] : []),
+    ],
+    [`MODEL = ${python(model)}`, `DATA = ${files}`, `MAX_LENGTH = ${python(data.maxLength)}`],
+    [
+      `tokenizer = ${call('AutoTokenizer.from_pretrained', [expression('MODEL')], { gguf_file: ggufFile })}`,
+      'if tokenizer.pad_token is None:',
+      '    tokenizer.pad_token = tokenizer.eos_token',
+      ...(loss === 'orpo' ? BARE_PROMPTS : []),
+    ],
+  ].map((lines) => lines.join('\n'));
+  return `${[...sections, ...definitions, ...functions, ...main].filter((section) => section !== '').join('\n\n')}\n`;
 }
 
-/** Answers alone are learned of chats, for which a template has to say where they are. */
-const CHATS = [
-  '# Of chats only the answers are learned. Where there is but one, at the end, the rest is its prompt; otherwise TRL needs a',
-  '# chat template that marks the answers, or one of those that it knows how to mark.',
-  'answers_only = "messages" in examples.column_names',
-  'if answers_only and all("assistant" not in [message["role"] for message in chat[:-1]] for chat in examples["messages"]):',
-  '    examples = examples.map(',
-  '        lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}, remove_columns="messages"',
-  '    )',
-  '    answers_only = False',
+/** Modules of Python that reading may take. */
+const MODULES = ['csv', 'io', 'json', 're'];
+
+const BARE_PROMPTS = [
+  'if tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:',
+  '    tokenizer.bos_token = None  # Or else it would be put before every prompt.',
 ];
 
 function lora(adapter: AdapterOptions): Record<string, Value> {
@@ -176,14 +187,10 @@ function trainingArguments(training: TrainOptions, evaluated: boolean): Record<s
 }
 
 /** What TRL adds to them. */
-function lossArguments(training: TrainOptions, { maxLength }: Pick<DataSettings, 'maxLength'>): Record<string, Value> {
-  const max_length = maxLength ?? null;
+function lossArguments(training: TrainOptions): Record<string, Value> {
+  const max_length = expression('MAX_LENGTH');
   if (training.loss && training.loss !== 'sft') return { max_length, beta: training.beta ?? 0.1 };
-  return {
-    max_length,
-    label_smoothing_factor: training.labelSmoothingFactor || undefined,
-    assistant_only_loss: expression('answers_only'),
-  };
+  return { max_length, label_smoothing_factor: training.labelSmoothingFactor || undefined };
 }
 
 /** A number of steps, or where it is not known a share of them below 1, which transformers rounds up. */
@@ -202,57 +209,6 @@ function loraplus(training: TrainOptions, ratio: number): string {
     betas: [training.beta1 ?? 0.9, training.beta2 ?? 0.999],
     eps: training.eps ?? 1e-8,
   }, true);
-}
-
-/** What is written as it is, and made here alone: data from outside cannot be one of these. */
-class Expression {
-  readonly code: string;
-
-  constructor(code: string) {
-    this.code = code;
-  }
-}
-
-function expression(code: string): Value {
-  return new Expression(code) as unknown as Value;
-}
-
-/** A call, with each keyword on a line of its own where it is `long`. */
-function call(name: string, positional: readonly Value[], named: Record<string, Value>, long = false): string {
-  const parts = [...positional.map(python), ...keywords(named)];
-  return long ? `${name}(\n${parts.map((part) => `    ${part},\n`).join('')})` : `${name}(${parts.join(', ')})`;
-}
-
-/** Keywords with their values; those that are undefined are left to Python's defaults. */
-function keywords(named: Record<string, Value>): string[] {
-  const given = Object.entries(named).filter(([, value]) => value !== undefined);
-  return given.map(([name, value]) => `${name}=${python(value)}`);
-}
-
-/** A value as a Python literal, on one line. */
-function python(value: Value): string {
-  if (value instanceof Expression) return value.code;
-  if (value === null || value === undefined) return 'None';
-  if (typeof value === 'boolean') return value ? 'True' : 'False';
-  if (typeof value === 'number') return numberLiteral(value);
-  if (typeof value === 'string') return stringLiteral(value);
-  if (value instanceof Array) return `[${value.map(python).join(', ')}]`;
-  return `{${Object.entries(value).map(([key, entry]) => `${stringLiteral(key)}: ${python(entry)}`).join(', ')}}`;
-}
-
-/** JSON's numbers are Python's, infinities aside. */
-function numberLiteral(value: number): string {
-  checkSettings({ number: value });
-  return JSON.stringify(value);
-}
-
-/** JSON's strings are Python's. Letters, digits and ASCII stay legible; of what else there is nothing can mislead a reader. */
-function stringLiteral(text: string): string {
-  const escaped = (char: string) => {
-    const code = (char.codePointAt(0) ?? 0).toString(16);
-    return code.length > 4 ? `\\U${code.padStart(8, '0')}` : `\\u${code.padStart(4, '0')}`;
-  };
-  return JSON.stringify(text).replace(/[^\x20-\x7e\p{L}\p{N}]/gu, escaped);
 }
 
 /** The entry of a table for a setting, whatever the setting is at run time. */

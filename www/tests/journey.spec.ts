@@ -45,7 +45,7 @@ test('trains, compares, downloads, and opens the download again', async ({ studi
   expect(Object.keys(mlx).sort()).toEqual(['adapter_config.json', 'adapters.safetensors']);
   const script = await readFile(await studio.download('#keep-script'), 'utf8');
   expect(script).toContain('max_steps=100,');
-  expect(script).toContain('DATA = ["examples.jsonl"]');
+  expect(script).toContain('DATA = [["examples.jsonl", "jsonl"]]');
 
   await studio.open();
   await studio.loadModel();

@@ -1,7 +1,9 @@
 /** The training script: what comes from outside is in it as text, whatever it is. */
 
+import { readFile } from 'node:fs/promises';
 import { expect, test } from '@playwright/test';
 import { trainingScript, type ScriptSettings } from '../src/training-script.js';
+import { FIXTURES } from './studio.js';
 
 const settings = (name: string): ScriptSettings => ({
   model: name,
@@ -16,6 +18,28 @@ test('a name cannot become code', () => {
   const literal =
     String.raw`"a\"'\\\n)\r\nimport os; os.system(\"x\") # \u2028\u202e\u0000 模型 \U0001f600 \"\"\""`;
   expect(trainingScript(settings(name))).toBe(trainingScript(settings('plain')).replaceAll('"plain"', literal));
+});
+
+test('what is written now is what was run in Python', async () => {
+  const read = (name: string) => readFile(`${FIXTURES}training_script/${name}`, 'utf8');
+  const cases = JSON.parse(await read('cases.json')) as Record<string, ScriptSettings>;
+  for (const [name, settings] of Object.entries(cases)) {
+    expect(trainingScript(settings), `run make_training_script.py for ${name} again`).toBe(await read(`${name}.py`));
+  }
+});
+
+test('a script has what its files need, and what does not belong together is refused', () => {
+  const script = (dataFiles: ScriptSettings['dataFiles'], data = {}, loss: 'sft' | 'dpo' = 'sft') =>
+    trainingScript({ ...settings('plain'), dataFiles, data, training: { loss } });
+  const chats = script([{ path: 'a', format: 'jsonl', shape: 'messages' }]);
+  expect(chats).toContain('def chat(');
+  for (const other of ['def plain(', 'def windows(', 'def pair(', 'import csv', 'ROLES']) expect(chats).not.toContain(other);
+  expect(script(['a.csv', 'b.parquet', 'c.TXT'])).toContain('DATA = [["a.csv", "csv"], ["b.parquet", "parquet"], ["c.TXT", "text"]]');
+  const mapping = { prompt: '") + os.system("', completion: 'b', chat: false };
+  expect(script(['a'], { mapping })).toContain(String.raw`column(row, "\") + os.system(\"")), text(column(row, "b")), "", as_chat=False)`);
+  expect(() => script(['a'], { mapping }, 'dpo')).toThrow('loss is dpo, allowed is sft');
+  expect(() => script(['a'], { mapping: { chosen: 'b', rejected: 'c' } })).toThrow('loss is sft, allowed is dpo or orpo');
+  expect(() => script([{ path: 'a', shape: 'preference' }])).toThrow('loss is sft, allowed is dpo or orpo');
 });
 
 test('numbers that are none and words that are not known are refused', () => {
