@@ -14,7 +14,7 @@ pub use options::{
 };
 pub use reports::{
     AdapterEntry, AdapterInfo, BatchReport, EvalReport, Forecast, Generated, ModelInfo, OptimReport, Progress,
-    RewardsReport, StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
+    StepReport, TokenLogprob, TokenLogprobs, TrainPlan, TrainProgress,
 };
 
 use std::cell::Cell;
@@ -252,11 +252,10 @@ impl Engine {
         let weights = gpu.allocated_bytes();
         let shapes = model.modules();
         let (recorded, budget) = (options.recorded(), options.memory_budget);
-        let lora = LoraOptions { target_modules: options.target_modules, ..Default::default() };
-        let lora = LoraOptions { r: options.r.unwrap_or(lora.r), ..lora };
-        let config = lora.config(checkpoint.name(), model.config(), &shapes)?;
+        let evaluates = options.eval_steps.is_some();
+        let config = options.lora().config(checkpoint.name(), model.config(), &shapes)?;
         let adapter = Adapter::new(&gpu, config, &shapes, 0)?;
-        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, recorded, false, budget).await?;
+        let memory = MemoryPlan::new(&gpu, &model, weights, &adapter, max_tokens, recorded, evaluates, budget).await?;
         let rate = match self.flops_per_second.get() {
             Some(rate) => rate,
             None => probe::flops_per_second(&self.gpu).await?,
@@ -317,11 +316,8 @@ impl Engine {
             (None, 0.0) => {}
             (None, share) => hold_out(&mut dataset, share, options.seed)?,
             (Some(eval), 0.0) => {
-                if !(dataset.pairs.is_empty() && eval.pairs.is_empty()) {
-                    return not_ready("preference pairs cannot be evaluated on: leave evalData out");
-                }
-                dataset.evaluate_on(eval);
-                if dataset.eval.is_empty() {
+                dataset.evaluate_on(eval)?;
+                if dataset.n_eval() == 0 {
                     return not_ready("every example to evaluate on is also trained on: give others");
                 }
             }
@@ -526,10 +522,7 @@ fn hold_out(dataset: &mut Dataset, share: f64, seed: u64) -> Result<()> {
         let (value, allowed) = (share.to_string(), "above 0, at most 0.5".to_owned());
         return Err(Error::BadSetting { name: "evalShare".into(), value, allowed });
     }
-    if !dataset.pairs.is_empty() {
-        return not_ready("preference pairs cannot be held out: leave evalShare out");
-    }
-    if dataset.examples.len() < 2 {
+    if dataset.n_examples() < 2 {
         return not_ready("one example is too few to hold any out");
     }
     dataset.hold_out(share, seed);

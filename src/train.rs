@@ -10,10 +10,10 @@ mod preference;
 mod state;
 
 pub use batches::{Batches, Pass};
-pub use evaluator::{Evaluation, Evaluator, Scores};
+pub use evaluator::{Evaluated, Evaluation, Evaluator, Scores};
 pub use memory::MemoryPlan;
 pub use options::{Loss, MAX_TOKENS, Optim, Recorded, Schedule, TrainOptions};
-pub use preference::{References, Rewards, pair_passes};
+pub use preference::{References, Rewards, RewardsReport, pair_passes};
 pub use state::{read_state, write_state};
 
 use std::rc::Rc;

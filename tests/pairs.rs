@@ -6,8 +6,9 @@ mod tiny;
 
 use tiny::{DATA, engine, options, tiny_model};
 use web_lora::Error;
+use web_lora::data::DataFile;
 use web_lora::engine::{
-    Engine, EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions, PlanOptions, StepReport, TrainProgress,
+    DataOptions, Engine, EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions, PlanOptions, StepReport, TrainProgress,
 };
 use web_lora::gpu::Counts;
 use web_lora::train::{Loss, TrainOptions};
@@ -155,6 +156,55 @@ many_engines_test!(a_steady_step_makes_nothing_and_its_memory_is_planned, async 
     }
 });
 
+// A run that a rate of 1 destroys ends early with the adapter of its best evaluation, and so it does when it is taken up in
+// between.
+many_engines_test!(pairs_held_out_end_a_run_early_and_the_best_is_kept, async {
+    let wild = TrainOptions {
+        learning_rate: 1.0,
+        eval_steps: Some(1),
+        early_stopping_patience: Some(2),
+        load_best_model_at_end: true,
+        ..loss(Loss::Dpo, 40)
+    };
+    let started = async || {
+        let mut engine = with_pairs().await;
+        let report = engine.hold_out(0.25, 1).unwrap();
+        assert_eq!((report.examples, report.eval_examples, report.preference_pairs), (3, 1, 3));
+        let plan = engine.start_training(wild.clone(), &mut |_| ()).await.unwrap();
+        assert_eq!(plan.memory.total, engine.allocated_bytes());
+        engine
+    };
+    let finish = async |engine: &mut Engine| {
+        let mut seen = vec![];
+        loop {
+            let progress = engine.train_step().await.unwrap();
+            seen.extend(
+                progress.evaluation.map(|evaluation| (evaluation.step, evaluation.scores.loss, evaluation.best)),
+            );
+            if progress.done {
+                return (seen, progress.stopped_early);
+            }
+        }
+    };
+    let mut whole = started().await;
+    let (seen, early) = finish(&mut whole).await;
+    let best = seen.iter().rposition(|(.., best)| *best).unwrap();
+    assert!(early && seen.len() == best + 3, "{seen:?}");
+    let after = whole.evaluate(EvaluateOptions::default(), &mut |_| true).await.unwrap();
+    assert_eq!((after.loss, after.examples), (seen[best].1, 1));
+
+    let mut first = started().await;
+    for _ in 0..3 {
+        first.train_step().await.unwrap();
+    }
+    let state = first.save_state().await.unwrap();
+    let mut second = started().await;
+    second.load_state(&state).await.unwrap();
+    let (again, again_early) = finish(&mut second).await;
+    assert!(again_early && seen.ends_with(&again), "{seen:?} {again:?}");
+    assert!(second.save_adapter().await.unwrap() == whole.save_adapter().await.unwrap());
+});
+
 engine_test!(losses_and_examples_must_belong_together, async {
     let mut engine = with_pairs().await;
     let setting = |result: Result<(), Error>, expected: &str| match result {
@@ -169,11 +219,16 @@ engine_test!(losses_and_examples_must_belong_together, async {
     setting(start(&mut engine, smoothed).await, "labelSmoothingFactor: 0 where");
     let short = TrainOptions { tokens_per_pass: Some(16), ..loss(Loss::Dpo, 1) };
     setting(start(&mut engine, short).await, "both answers of the longest pair");
-    not_ready(engine.hold_out(0.25, 0).map(drop));
-    let on = EvaluateOptions { data: EvaluateOn::Train, ..Default::default() };
-    not_ready(engine.evaluate(on, &mut |_| true).await.map(drop));
+    let on = EvaluateOptions { data: EvaluateOn::Train, loss: Some(Loss::Sft), ..Default::default() };
+    setting(engine.evaluate(on, &mut |_| true).await.map(drop), "loss: dpo or orpo");
+    not_ready(engine.evaluate(EvaluateOptions::default(), &mut |_| true).await.map(drop));
+    let [pairs, examples] = [PAIRS, DATA].map(|text| [DataFile { name: "a", bytes: text.as_bytes(), format: None }]);
+    let mixed = engine.load_data(&pairs, &examples, &DataOptions::default());
+    assert_eq!(mixed.unwrap_err().code(), "bad_data");
 
     engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
+    let on = EvaluateOptions { data: EvaluateOn::Train, loss: Some(Loss::Dpo), ..Default::default() };
+    setting(engine.evaluate(on, &mut |_| true).await.map(drop), "loss: sft");
     setting(start(&mut engine, loss(Loss::Dpo, 1)).await, "loss: sft");
 
     let mixed = format!("{PAIRS}{DATA}");

@@ -1,6 +1,9 @@
 //! DPO and ORPO against transformers, peft and TRL's formulas in float64 (`tests/fixtures/preference/make_preference.py`):
-//! tokens of the pairs, gradients of the first step, losses and rewards of twenty.
+//! tokens of the pairs, gradients of the first step, losses and rewards of twenty; and against TRL's own trainers on pairs
+//! that are held out (`make_held_out.py`).
 #![cfg(not(target_arch = "wasm32"))]
+
+mod tiny;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +11,8 @@ use std::rc::Rc;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use web_lora::data::{Dataset, Pair};
+use web_lora::data::{DataFile, Dataset, Pair};
+use web_lora::engine::{DataOptions, EvaluateOn, EvaluateOptions};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix};
 use web_lora::lora::Adapter;
@@ -221,4 +225,86 @@ async fn curve(
         }
     }
     worst
+}
+
+/// TRL's `eval_loss` and `eval_rewards/…` in the course of a run.
+#[test]
+fn pairs_that_are_held_out_are_scored_as_trl_scores_them() {
+    pollster::block_on(async {
+        for loss in [Loss::Dpo, Loss::Orpo] {
+            held_out(loss).await;
+        }
+    });
+}
+
+async fn held_out(loss: Loss) {
+    let (expected, train) = (&json("preference/held_out.json")[loss.to_string()], json("preference/preference.json"));
+    let number = |name: &str| train["train"][name].as_f64().unwrap();
+    let options = TrainOptions {
+        steps: Some(number("steps") as usize),
+        batch_size: 5,
+        learning_rate: number("lr"),
+        warmup_steps: Some(number("warmup_steps") as usize),
+        weight_decay: number("weight_decay"),
+        beta: train[loss.to_string()]["beta"].as_f64().unwrap(),
+        eval_steps: Some(4),
+        eval_on_start: true,
+        loss,
+        ..Default::default()
+    };
+    let beta = options.beta;
+    let mut engine = tiny::engine().await;
+    let [pairs, held_out] = ["pairs", "held_out"].map(|name| {
+        let name = format!("{name}.jsonl");
+        let bytes = std::fs::read(fixture(&format!("preference/{name}"))).unwrap();
+        (name, bytes)
+    });
+    let [pairs, held_out] = [&pairs, &held_out].map(|(name, bytes)| [DataFile { name, bytes, format: None }]);
+    let report = engine.load_data(&pairs, &held_out, &DataOptions::default()).unwrap();
+    assert_eq!((report.preference_pairs, report.eval_examples), (5, 3));
+    let (config, weights) = init().write();
+    engine.load_adapter(&config, &weights).unwrap();
+    engine.start_training(options, &mut |_| ()).await.unwrap();
+    let mut evaluations = vec![];
+    loop {
+        let progress = engine.train_step().await.unwrap();
+        evaluations.extend(progress.evaluation);
+        if progress.done {
+            break;
+        }
+    }
+    let steps: Vec<f64> = evaluations.iter().map(|evaluation| evaluation.step as f64).collect();
+    assert_eq!(steps, numbers(&expected["steps"]));
+    let mut worst = 0.0f64;
+    for (at, evaluation) in evaluations.iter().enumerate() {
+        let rewards = evaluation.scores.rewards.unwrap();
+        for (name, ours) in [
+            ("loss", Some(evaluation.scores.loss as f32)),
+            ("accuracy", Some(rewards.accuracy)),
+            ("chosen", Some(rewards.chosen)),
+            ("rejected", Some(rewards.rejected)),
+            ("margin", Some(rewards.margin)),
+            ("nll_loss", rewards.nll_loss),
+            ("log_odds_ratio", rewards.log_odds_ratio),
+        ] {
+            assert_eq!(ours.is_some(), expected[name].is_array(), "{loss}: {name}");
+            let Some(ours) = ours else { continue };
+            let off = (f64::from(ours) - expected[name][at].as_f64().unwrap()).abs();
+            assert!(off < CURVE, "{loss}, evaluation {at}: {name} is {ours} for {}", expected[name][at]);
+            worst = worst.max(off);
+        }
+    }
+    println!("{loss}: off by {worst:.1e}");
+
+    // Evaluated afterwards, as the run's last, and without a run; the base model prefers nothing more than itself.
+    let last = evaluations.last().unwrap().scores;
+    let score = EvaluateOptions { loss: Some(loss), beta: Some(beta), ..Default::default() };
+    assert_eq!(engine.evaluate(EvaluateOptions::default(), &mut |_| true).await.unwrap(), last);
+    engine.end_training();
+    assert_eq!(engine.evaluate(score, &mut |_| true).await.unwrap(), last);
+    if loss == Loss::Dpo {
+        let base = EvaluateOptions { strength: 0.0, data: EvaluateOn::Train, ..score };
+        let base = engine.evaluate(base, &mut |_| true).await.unwrap();
+        assert!((base.loss - std::f64::consts::LN_2).abs() < 1e-7 && base.rewards.unwrap().margin == 0.0, "{base:?}");
+    }
 }

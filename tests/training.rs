@@ -150,17 +150,28 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
     assert!(forecast.tokens_per_second > 0.0 && forecast.tokens_per_second.is_finite());
     let (plain, all) = (options(1), all_options(1));
     let loraplus = TrainOptions { optim: Optim::AdamW, ..all.clone() };
-    for (r, target_modules, tokens, run) in [
-        (8, None, 67, &plain),
-        (8, None, 67, &all),
-        (3, targets(&["down_proj"]), 512, &plain),
-        (3, targets(&["down_proj"]), 512, &loraplus),
-        (64, targets(&["q_proj"]), 100, &plain),
+    let evaluated = TrainOptions { eval_steps: Some(1), ..plain.clone() };
+    let usual = LoraOptions::default;
+    let ranks = serde_json::Map::from_iter([("layers.0".to_owned(), 16.into())]);
+    for (lora, tokens, run) in [
+        (usual(), 67, &plain),
+        (usual(), 67, &all),
+        (LoraOptions { r: 3, target_modules: targets(&["down_proj"]), ..usual() }, 512, &plain),
+        (LoraOptions { r: 3, target_modules: targets(&["down_proj"]), use_rslora: true, ..usual() }, 512, &loraplus),
+        (LoraOptions { r: 64, target_modules: targets(&["q_proj"]), ..usual() }, 100, &plain),
+        (LoraOptions { use_dora: true, lora_dropout: 0.1, rank_pattern: ranks, ..usual() }, 67, &plain),
+        (LoraOptions { lora_dropout: 0.1, layers_to_transform: Some(vec![1]), ..usual() }, 67, &evaluated),
     ] {
         let before = (engine.allocated_bytes(), engine.counts());
         let wanted = PlanOptions {
-            r: Some(r),
-            target_modules: target_modules.clone(),
+            r: Some(lora.r),
+            target_modules: lora.target_modules.clone(),
+            layers_to_transform: lora.layers_to_transform.clone(),
+            rank_pattern: lora.rank_pattern.clone(),
+            use_rslora: lora.use_rslora,
+            use_dora: lora.use_dora,
+            lora_dropout: lora.lora_dropout,
+            eval_steps: run.eval_steps,
             tokens_per_pass: Some(tokens),
             optim: Some(run.optim),
             loraplus_lr_ratio: Some(run.loraplus_lr_ratio),
@@ -173,7 +184,8 @@ engine_test!(the_memory_planned_is_what_is_allocated, async {
 
         engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true).await.unwrap();
         engine.load_dataset("data.jsonl", DATA.as_bytes(), None).unwrap();
-        engine.new_adapter(LoraOptions { r, target_modules, ..Default::default() }).await.unwrap();
+        engine.hold_out(0.25, 0).unwrap();
+        engine.new_adapter(lora).await.unwrap();
         let options = TrainOptions { tokens_per_pass: Some(tokens), ..run.clone() };
         let plan = engine.start_training(options, &mut |_| ()).await.unwrap();
         assert_eq!((plan.memory, engine.allocated_bytes()), (planned, planned.total));

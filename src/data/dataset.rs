@@ -26,6 +26,8 @@ pub struct Dataset {
     pub eval: Vec<Example>,
     /// In the order of the file, which has either pairs or examples.
     pub pairs: Vec<Pair>,
+    /// Held out, where there are pairs.
+    pub eval_pairs: Vec<Pair>,
     /// In the order of the file.
     pub errors: Vec<LineError>,
     /// In the order in which they were given; not those of `eval`.
@@ -125,7 +127,8 @@ impl Dataset {
             _ => {
                 let n = examples.len() + pairs.len();
                 let files = vec![FileReport { file: file.to_owned(), format, shape, examples: n }];
-                Ok(Self { file: file.to_owned(), examples, pairs, eval: vec![], errors, files, preview })
+                let (eval, eval_pairs) = (vec![], vec![]);
+                Ok(Self { file: file.to_owned(), examples, eval, pairs, eval_pairs, errors, files, preview })
             }
         }
     }
@@ -147,25 +150,35 @@ impl Dataset {
         Ok(())
     }
 
-    /// Holds `share` of the distinct examples out, at least one and never all; copies of one are held out with it. Which
-    /// these are depends on `seed` and on what the examples are, not on their order.
+    /// Holds `share` of the distinct examples (or pairs) out, at least one and never all; copies of one are held out with
+    /// it. Which these are depends on `seed` and on what the examples are, not on their order.
     pub fn hold_out(&mut self, share: f64, seed: u64) {
         (self.examples, self.eval) = split::hold_out(std::mem::take(&mut self.examples), share, seed);
+        (self.pairs, self.eval_pairs) = split::hold_out(std::mem::take(&mut self.pairs), share, seed);
     }
 
     /// Takes the examples of `other` to evaluate on, but for those that are trained on: of these, each is an entry of
     /// `errors`.
-    pub fn evaluate_on(&mut self, other: Self) {
-        let trained = split::Distinct::new(&self.examples);
-        self.errors.extend(other.errors);
-        for example in other.examples {
-            if trained.contains(&example) {
-                let message = "it is also trained on, so that it is left out of the evaluation".to_owned();
-                self.errors.push(LineError { file: other.file.clone(), line: example.line, message });
-            } else {
-                self.eval.push(example);
-            }
+    ///
+    /// Errs when one has pairs and the other has none.
+    pub fn evaluate_on(&mut self, other: Self) -> Result<()> {
+        if self.pairs.is_empty() != other.pairs.is_empty() {
+            let message = "the examples to train on and those to evaluate on are of two kinds: take preference pairs for both, \
+                           or for neither";
+            return Err(Error::BadData { file: other.file, line: None, message: message.to_owned() });
         }
+        let (trained, trained_pairs) = (split::Distinct::new(&self.examples), split::distinct_pairs(&self.pairs));
+        let (seen, eval) = other.examples.into_iter().partition(|example| trained.contains(example));
+        let (seen_pairs, eval_pairs): (Vec<Pair>, _) =
+            other.pairs.into_iter().partition(|pair| trained_pairs.contains(&split::pair_ids(pair)));
+        let seen: Vec<Example> = seen;
+        self.errors.extend(other.errors);
+        for line in seen.iter().map(|example| example.line).chain(seen_pairs.iter().map(|pair| pair.chosen.line)) {
+            let message = "it is also trained on, so that it is left out of the evaluation".to_owned();
+            self.errors.push(LineError { file: other.file.clone(), line, message });
+        }
+        (self.eval, self.eval_pairs) = (eval, eval_pairs);
+        Ok(())
     }
 
     /// Examples, or pairs, to train on.
@@ -173,16 +186,26 @@ impl Dataset {
         self.examples.len() + self.pairs.len()
     }
 
-    /// All that the model reads: the examples, and both answers of each pair.
+    /// Examples, or pairs, to evaluate on.
+    pub fn n_eval(&self) -> usize {
+        self.eval.len() + self.eval_pairs.len()
+    }
+
+    /// All that the model is trained on: the examples, and both answers of each pair.
     pub fn sequences(&self) -> impl Iterator<Item = &Example> {
         self.examples.iter().chain(self.pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]))
+    }
+
+    /// The same of what is held out.
+    pub fn eval_sequences(&self) -> impl Iterator<Item = &Example> {
+        self.eval.iter().chain(self.eval_pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]))
     }
 
     /// What a person wants to see of it before training.
     pub fn report(&self) -> DatasetReport {
         DatasetReport {
             file: self.file.clone(),
-            eval_examples: self.eval.len(),
+            eval_examples: self.n_eval(),
             examples: self.n_examples(),
             preference_pairs: self.pairs.len(),
             tokens: self.sequences().map(|example| example.ids.len()).sum(),
@@ -190,10 +213,10 @@ impl Dataset {
             truncated: self.examples.iter().filter(|example| example.truncated).count()
                 + self.pairs.iter().filter(|pair| pair.truncated()).count(),
             longest: self.sequences().map(|example| example.ids.len()).max().unwrap_or(0),
-            eval_tokens: self.eval.iter().map(|example| example.ids.len()).sum(),
+            eval_tokens: self.eval_sequences().map(|example| example.ids.len()).sum(),
             duplicates: self.n_examples()
                 - split::Distinct::new(&self.examples).len()
-                - split::distinct_pairs(&self.pairs),
+                - split::distinct_pairs(&self.pairs).len(),
             histogram: histogram(self.sequences()),
             format: self.files[0].format,
             shape: self.files[0].shape,

@@ -4,6 +4,24 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Example, Pair};
 
+/// What can be held out: one or two rows of tokens.
+pub(super) trait Sequences {
+    /// All that the model reads of it.
+    fn sequences(&self) -> Vec<&Example>;
+}
+
+impl Sequences for Example {
+    fn sequences(&self) -> Vec<&Example> {
+        vec![self]
+    }
+}
+
+impl Sequences for Pair {
+    fn sequences(&self) -> Vec<&Example> {
+        vec![&self.chosen, &self.rejected]
+    }
+}
+
 /// Examples by what they are: tokens and targets.
 pub(super) struct Distinct<'a>(HashMap<(&'a [u32], &'a [bool]), usize>);
 
@@ -26,14 +44,19 @@ impl<'a> Distinct<'a> {
     }
 }
 
-/// How many pairs there are, copies not counted.
-pub(super) fn distinct_pairs(pairs: &[Pair]) -> usize {
-    pairs.iter().map(|pair| (&pair.chosen.ids, &pair.rejected.ids)).collect::<HashSet<_>>().len()
+/// Pairs by what they are, copies not counted.
+pub(super) fn distinct_pairs(pairs: &[Pair]) -> HashSet<[&[u32]; 2]> {
+    pairs.iter().map(pair_ids).collect()
+}
+
+/// The tokens of both answers.
+pub(super) fn pair_ids(pair: &Pair) -> [&[u32]; 2] {
+    [&pair.chosen.ids, &pair.rejected.ids]
 }
 
 /// `(trained on, held out)`: held out are those whose hash is among the smallest `share` of all hashes, with all their
 /// copies; both in the order in which they were.
-pub(super) fn hold_out(examples: Vec<Example>, share: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
+pub(super) fn hold_out<T: Sequences>(examples: Vec<T>, share: f64, seed: u64) -> (Vec<T>, Vec<T>) {
     let hashes: Vec<u64> = examples.iter().map(|example| hash(example, seed)).collect();
     let distinct: BTreeSet<u64> = hashes.iter().copied().collect();
     let n = distinct.len();
@@ -41,13 +64,14 @@ pub(super) fn hold_out(examples: Vec<Example>, share: f64, seed: u64) -> (Vec<Ex
     let limit = distinct.iter().nth(n_held_out).copied().unwrap_or(0);
     let (held_out, trained): (Vec<_>, Vec<_>) =
         examples.into_iter().zip(hashes).partition(|&(_, hash)| n_held_out > 0 && hash < limit);
-    let examples = |pairs: Vec<(Example, u64)>| pairs.into_iter().map(|(example, _)| example).collect();
+    let examples = |hashed: Vec<(T, u64)>| hashed.into_iter().map(|(example, _)| example).collect();
     (examples(trained), examples(held_out))
 }
 
 /// FNV-1a over tokens and targets, then SplitMix64's finaliser with the seed: the same everywhere.
-fn hash(example: &Example, seed: u64) -> u64 {
-    let tokens = example.ids.iter().zip(&example.supervised);
+fn hash(example: &impl Sequences, seed: u64) -> u64 {
+    let sequences = example.sequences().into_iter();
+    let tokens = sequences.flat_map(|example| example.ids.iter().zip(&example.supervised));
     let folded = tokens.fold(0xcbf2_9ce4_8422_2325u64, |hash, (&id, &supervised)| {
         (hash ^ (u64::from(id) << 1 | u64::from(supervised))).wrapping_mul(0x0100_0000_01b3)
     });

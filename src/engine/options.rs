@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::kinds;
 use crate::data::{DataMapping, Format};
 use crate::io::{InitLoraWeights, LoraConfig, Message, ModuleNames, Quantization};
+use crate::kernels::preference::Preference;
 use crate::lora::ModuleGroup;
 use crate::model::Config;
 use crate::train::{Loss, Optim, Recorded, TrainOptions};
@@ -145,6 +146,18 @@ pub struct PlanOptions {
     pub r: Option<usize>,
     /// As in [`LoraOptions`].
     pub target_modules: Option<ModuleNames>,
+    /// As in [`LoraOptions`].
+    pub exclude_modules: Option<ModuleNames>,
+    /// As in [`LoraOptions`].
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// As in [`LoraOptions`].
+    pub rank_pattern: Map<String, Value>,
+    /// As in [`LoraOptions`]; takes nothing.
+    pub use_rslora: bool,
+    /// As in [`LoraOptions`].
+    pub use_dora: bool,
+    /// As in [`LoraOptions`].
+    pub lora_dropout: f64,
     /// As in [`TrainOptions`]; 512 where not given.
     pub tokens_per_pass: Option<usize>,
     /// As in [`TrainOptions`].
@@ -159,9 +172,27 @@ pub struct PlanOptions {
     pub label_smoothing_factor: Option<f64>,
     /// As in [`TrainOptions`].
     pub neftune_noise_alpha: Option<f64>,
+    /// As in [`TrainOptions`]: evaluations take memory of their own.
+    pub eval_steps: Option<usize>,
 }
 
 impl PlanOptions {
+    /// The adapter's.
+    pub(super) fn lora(&self) -> LoraOptions {
+        let usual = LoraOptions::default();
+        LoraOptions {
+            r: self.r.unwrap_or(usual.r),
+            target_modules: self.target_modules.clone(),
+            exclude_modules: self.exclude_modules.clone(),
+            layers_to_transform: self.layers_to_transform.clone(),
+            rank_pattern: self.rank_pattern.clone(),
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+            lora_dropout: self.lora_dropout,
+            ..usual
+        }
+    }
+
     /// What of the run takes memory.
     pub(super) fn recorded(&self) -> Recorded {
         let run = TrainOptions::default();
@@ -185,11 +216,32 @@ pub struct EvaluateOptions {
     pub data: EvaluateOn,
     /// Of the adapter: 0 is the base model.
     pub strength: f32,
+    /// By which loss preference pairs are scored, dpo or orpo; where not given, by that of the run, or dpo.
+    pub loss: Option<Loss>,
+    /// As in [`TrainOptions`], likewise.
+    pub beta: Option<f64>,
 }
 
 impl Default for EvaluateOptions {
     fn default() -> Self {
-        Self { data: EvaluateOn::Eval, strength: 1.0 }
+        Self { data: EvaluateOn::Eval, strength: 1.0, loss: None, beta: None }
+    }
+}
+
+impl EvaluateOptions {
+    /// How pairs are scored, in the course of a run or without one. `None` where there are no `pairs`.
+    ///
+    /// Errs where the options are not of what there is, or out of their range.
+    pub(super) fn preference(&self, pairs: bool, run: Option<&TrainOptions>) -> Result<Option<Preference>> {
+        let run = run.filter(|run| run.loss.preference().is_some());
+        let by = TrainOptions {
+            loss: self.loss.or(run.map(|run| run.loss)).unwrap_or(if pairs { Loss::Dpo } else { Loss::Sft }),
+            beta: self.beta.or(run.map(|run| run.beta)).unwrap_or(TrainOptions::default().beta),
+            ..Default::default()
+        };
+        by.validate()?;
+        by.belongs_to(pairs)?;
+        Ok(by.recorded().preference)
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::io::QuantizationError;
 use crate::low_rank::AdapterCost;
-use crate::train::{Evaluation, Loss, MemoryPlan, Rewards, TrainOptions};
+use crate::train::{Evaluation, MemoryPlan, RewardsReport};
 
 /// What is being done and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -183,42 +183,6 @@ pub struct StepReport {
     /// Where preferences are learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<RewardsReport>,
-}
-
-/// Means over the preference pairs of a step, with TRL's meanings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RewardsReport {
-    /// Of the chosen answers: in DPO `beta` times how much likelier than in the base model (sums of log-probabilities),
-    /// in ORPO `beta` times the mean log-probability.
-    pub chosen: f32,
-    /// Of the rejected answers.
-    pub rejected: f32,
-    /// Share of pairs in which the chosen one's is the larger.
-    pub accuracy: f32,
-    /// The chosen ones' less the rejected ones'.
-    pub margin: f32,
-    /// In ORPO, the part of the loss that is the chosen texts' cross-entropy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nll_loss: Option<f32>,
-    /// In ORPO, the rest is `-beta` times this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_odds_ratio: Option<f32>,
-}
-
-impl RewardsReport {
-    pub(super) fn new(rewards: Rewards, loss: f32, options: &TrainOptions) -> Self {
-        let Rewards { chosen, rejected, accuracy, log_odds_ratio } = rewards;
-        let orpo = options.loss == Loss::Orpo;
-        Self {
-            chosen,
-            rejected,
-            accuracy,
-            margin: chosen - rejected,
-            nll_loss: orpo.then_some(loss + options.beta as f32 * log_odds_ratio),
-            log_odds_ratio: orpo.then_some(log_odds_ratio),
-        }
-    }
 }
 
 /// An answer.

@@ -5,13 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::options::OptimOptions;
-use super::reports::{EvalReport, OptimReport, RewardsReport, StepReport, TrainProgress};
+use super::reports::{EvalReport, OptimReport, StepReport, TrainProgress};
 use crate::data::{Dataset, Example};
 use crate::gpu::{Buffer, Gpu};
 use crate::lora::Adapter;
 use crate::train::{
-    Batches, Evaluator, OptimStep, Pass, References, Scores, TrainOptions, Trainer, pair_passes, read_state,
-    write_state,
+    Batches, Evaluated, Evaluator, OptimStep, Pass, References, RewardsReport, Scores, TrainOptions, Trainer,
+    pair_passes, read_state, write_state,
 };
 use crate::{Error, Result};
 
@@ -30,6 +30,8 @@ pub(super) struct Run {
     /// Tokens and supervised tokens of the steps submitted whose metrics have not come yet.
     pending: VecDeque<(usize, usize)>,
     evaluating: Option<Evaluating>,
+    /// Those of every evaluation, once there was one.
+    eval_passes: Vec<Pass>,
     /// The adapter at the best evaluation.
     best_params: Vec<u8>,
     /// GPUs that work beside us get a step ahead of its report.
@@ -70,7 +72,6 @@ struct Best {
 
 /// An evaluation that is under way, a pass at a time.
 struct Evaluating {
-    passes: Vec<Pass>,
     done: usize,
     sums: Scores,
 }
@@ -102,8 +103,13 @@ impl Run {
             options,
         };
         let ahead = usize::from(!gpu.info().software);
-        let (pending, best_params) = (VecDeque::new(), vec![]);
-        Self { trainer, evaluator, references, batches, state, pending, evaluating: None, best_params, ahead }
+        let (pending, evaluating, eval_passes, best_params) = (VecDeque::new(), None, vec![], vec![]);
+        Self { trainer, evaluator, references, batches, state, pending, evaluating, eval_passes, best_params, ahead }
+    }
+
+    /// As it was started.
+    pub(super) fn options(&self) -> &TrainOptions {
+        &self.state.options
     }
 
     /// Optimiser steps there will be.
@@ -216,6 +222,7 @@ impl Run {
         let step = self.state.step - self.pending.len();
         let metrics = self.trainer.metrics(self.trainer.n_steps() - self.pending.len() - 1).await?;
         self.state.skipped = if metrics.skipped { self.state.skipped + 1 } else { 0 };
+        let rewards = metrics.rewards.zip(self.state.options.recorded().preference);
         self.state.untold.push_back(StepReport {
             step,
             steps: self.state.total,
@@ -225,7 +232,7 @@ impl Run {
             tokens,
             supervised_tokens,
             skipped: metrics.skipped,
-            rewards: metrics.rewards.map(|rewards| RewardsReport::new(rewards, metrics.loss, &self.state.options)),
+            rewards: rewards.map(|(rewards, preference)| RewardsReport::new(rewards, metrics.loss, preference)),
         });
         Ok(())
     }
@@ -240,11 +247,18 @@ impl Run {
     /// A pass of the evaluation that is due; its report after the last.
     async fn evaluate_pass(&mut self, gpu: &Gpu, adapter: &Adapter, dataset: &Dataset) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &self.evaluator else { return Ok(None) };
-        let start = || Evaluating { passes: evaluator.passes(&dataset.eval), done: 0, sums: Scores::default() };
-        let Evaluating { passes, done, sums } = self.evaluating.get_or_insert_with(start);
-        evaluator.add(&passes[*done], 1.0, sums).await?;
+        let evaluated = match self.state.options.recorded().preference {
+            Some(preference) => Evaluated::Pairs(&dataset.eval_pairs, preference),
+            None => Evaluated::Examples(&dataset.eval),
+        };
+        if self.eval_passes.is_empty() {
+            self.eval_passes = evaluator.passes(evaluated);
+        }
+        let Evaluating { done, sums } =
+            self.evaluating.get_or_insert_with(|| Evaluating { done: 0, sums: Scores::default() });
+        evaluator.add(&mut self.eval_passes[*done], evaluated, 1.0, sums).await?;
         *done += 1;
-        if *done < passes.len() {
+        if *done < self.eval_passes.len() {
             return Ok(None);
         }
         let scores = sums.evaluation();
@@ -339,7 +353,7 @@ fn digest(dataset: &Dataset) -> u64 {
         let tokens = example.ids.iter().zip(&example.supervised);
         tokens.map(|(id, supervised)| id << 1 | u32::from(*supervised)).chain([u32::MAX]).collect()
     };
-    let lists: [Vec<&Example>; 2] = [dataset.sequences().collect(), dataset.eval.iter().collect()];
+    let lists: [Vec<&Example>; 2] = [dataset.sequences().collect(), dataset.eval_sequences().collect()];
     let numbers = lists.into_iter().flat_map(|list| list.into_iter().flat_map(numbers).chain([u32::MAX - 1]));
     numbers
         .flat_map(u32::to_le_bytes)

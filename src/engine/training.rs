@@ -8,7 +8,7 @@ use super::{DEFAULT_PASS, Engine, not_ready};
 use crate::data::{Dataset, Example, Pair};
 use crate::lora::Adapter;
 use crate::profile::Profile;
-use crate::train::{Evaluation, Evaluator, MemoryPlan, References, TrainOptions, Trainer};
+use crate::train::{Evaluated, Evaluation, Evaluator, MemoryPlan, References, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 impl Engine {
@@ -28,7 +28,7 @@ impl Engine {
         self.evaluator = None;
         let Some(dataset) = &self.dataset else { return not_ready("give examples first") };
         let evaluates = options.eval_steps.is_some();
-        if evaluates && dataset.eval.is_empty() {
+        if evaluates && dataset.n_eval() == 0 {
             return not_ready("hold examples out first, to evaluate on: evalShare or evalData of the examples");
         }
         if self.adapter.is_none() {
@@ -37,19 +37,12 @@ impl Engine {
         let (Some(model), Some(dataset), Some((adapter, _))) = (&self.model, &self.dataset, &self.adapter) else {
             return not_ready("load a model first");
         };
-        let preference = options.loss.preference().is_some();
-        if preference == dataset.pairs.is_empty() {
-            let allowed = match preference {
-                true => "sft, as the examples have no chosen and rejected answers",
-                false => "dpo or orpo, as the examples are preference pairs",
-            };
-            let (name, value) = ("loss".to_owned(), options.loss.to_string());
-            return Err(Error::BadSetting { name, value, allowed: allowed.to_owned() });
-        }
+        let preference = !dataset.pairs.is_empty();
+        options.belongs_to(preference)?;
         let examples = dataset.examples.iter().map(|example| example.ids.len());
         let mut lengths: Vec<usize> = examples.chain(dataset.pairs.iter().map(Pair::tokens)).collect();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
-        let held_out = if evaluates { longest(&dataset.eval) } else { 0 };
+        let held_out = if evaluates { longest(&dataset.eval, &dataset.eval_pairs) } else { 0 };
         let longest = lengths[0].max(held_out);
         let largest_step: usize = lengths.iter().take(options.batch_size).sum();
         let max_tokens = match options.tokens_per_pass {
@@ -137,17 +130,19 @@ impl Engine {
     ) -> Result<Evaluation> {
         let Some(dataset) = &self.dataset else { return not_ready("give examples first") };
         let Some(model) = &self.model else { return not_ready("load a model first") };
-        let examples = match options.data {
-            EvaluateOn::Eval => &dataset.eval,
-            EvaluateOn::Train => &dataset.examples,
+        let (examples, pairs) = match options.data {
+            EvaluateOn::Eval => (&dataset.eval, &dataset.eval_pairs),
+            EvaluateOn::Train => (&dataset.examples, &dataset.pairs),
         };
-        if examples.is_empty() && !dataset.pairs.is_empty() {
-            return not_ready("preference pairs are not evaluated: the rewards of each step tell how training goes");
-        }
-        if examples.is_empty() {
+        if examples.is_empty() && pairs.is_empty() {
             return not_ready("hold examples out first, to evaluate on: evalShare or evalData of the examples");
         }
-        let longest = longest(examples);
+        let run = self.run.as_ref().map(Run::options);
+        let evaluated = match options.preference(!pairs.is_empty(), run)? {
+            Some(preference) => Evaluated::Pairs(pairs, preference),
+            None => Evaluated::Examples(examples),
+        };
+        let longest = longest(examples, pairs);
         let fits = |evaluator: &Option<Evaluator>| evaluator.as_ref().is_some_and(|e| e.max_tokens() >= longest);
         let running = self.run.as_ref().map_or(&None, |run| &run.evaluator);
         if !fits(running) && !fits(&self.evaluator) {
@@ -159,7 +154,7 @@ impl Engine {
         let mut passes = |done: usize, total: usize| {
             progress(Progress { phase: "evaluate", loaded: done as u64, total: total as u64 })
         };
-        evaluator.evaluate(examples, options.strength, &mut passes).await
+        evaluator.evaluate(evaluated, options.strength, &mut passes).await
     }
 
     /// Adds to the gradients those of `weight` times the mean loss over the supervised tokens of some examples, or over some
@@ -217,6 +212,6 @@ impl Engine {
     }
 }
 
-fn longest(examples: &[Example]) -> usize {
-    examples.iter().map(|example| example.ids.len()).max().unwrap_or(0)
+fn longest(examples: &[Example], pairs: &[Pair]) -> usize {
+    examples.iter().map(|example| example.ids.len()).chain(pairs.iter().map(Pair::tokens)).max().unwrap_or(0)
 }

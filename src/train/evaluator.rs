@@ -4,22 +4,34 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Pass;
-use crate::data::Example;
+use super::preference::{PairScores, pair_passes};
+use super::{Pass, RewardsReport};
+use crate::data::{Example, Pair};
 use crate::gpu::{Buffer, Gpu, Plan, Slice, Step};
 use crate::kernels::ROW_PAD;
+use crate::kernels::preference::{Preference, PreferenceLoss};
 use crate::layers::Batch;
 use crate::lora::{Adapter, AdapterView};
 use crate::model::Decoder;
 use crate::{Error, Result};
 
-/// Scores over some examples.
+/// What is evaluated.
+#[derive(Debug, Clone, Copy)]
+pub enum Evaluated<'a> {
+    /// Examples, by the cross-entropy of what is learned of them.
+    Examples(&'a [Example]),
+    /// Preference pairs, by the loss that they are trained with.
+    Pairs(&'a [Pair], Preference),
+}
+
+/// Scores over some examples, or over preference pairs: these have the loss that they are trained with, `rewards`, and the
+/// rest of their chosen answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evaluation {
-    /// Mean cross-entropy of their supervised tokens, in nats.
+    /// Mean cross-entropy of their supervised tokens, in nats; of pairs, the mean of DPO's or ORPO's loss.
     pub loss: f64,
-    /// `exp(loss)`: among how many tokens the model might as well have guessed.
+    /// The exponential of the cross-entropy: among how many tokens the model might as well have guessed.
     pub perplexity: f64,
     /// Share of the supervised tokens that the model holds to be the likeliest, each after the true ones before it.
     pub accuracy: f64,
@@ -30,6 +42,9 @@ pub struct Evaluation {
     pub examples: usize,
     /// How many supervised tokens.
     pub tokens: usize,
+    /// Of pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<RewardsReport>,
 }
 
 /// Sums of an evaluation under way, in f64 and in the order of the passes.
@@ -40,6 +55,7 @@ pub struct Scores {
     tokens: usize,
     exact: usize,
     examples: usize,
+    pairs: Option<PairScores>,
 }
 
 impl Scores {
@@ -62,13 +78,36 @@ impl Scores {
         }
     }
 
+    /// Adds a pass of pairs.
+    fn add_pairs(&mut self, pass: &Pass, losses: &[f32], hits: &[f32], preference: Preference) {
+        let scores = self.pairs.get_or_insert_with(|| PairScores::new(preference));
+        for (_, pair) in &pass.pairs {
+            scores.add(pair, losses);
+            let chosen = pair.completion as usize..pair.rejected as usize;
+            let hits = hits[chosen.clone()].iter().filter(|&&hit| hit == 1.0).count();
+            self.loss += losses[chosen.clone()].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            self.tokens += chosen.len();
+            self.hits += hits;
+            self.exact += usize::from(hits == chosen.len());
+            self.examples += 1;
+        }
+    }
+
     /// What they come to, once all passes are in.
     pub fn evaluation(&self) -> Evaluation {
         let share = |part: usize, of: usize| part as f64 / of.max(1) as f64;
-        let loss = self.loss / self.tokens.max(1) as f64;
+        let cross_entropy = self.loss / self.tokens.max(1) as f64;
+        let (loss, rewards) = match &self.pairs {
+            Some(pairs) => {
+                let (loss, rewards) = pairs.means(self.examples);
+                (loss, Some(rewards))
+            }
+            None => (cross_entropy, None),
+        };
         Evaluation {
             loss,
-            perplexity: loss.exp(),
+            rewards,
+            perplexity: cross_entropy.exp(),
             accuracy: share(self.hits, self.tokens),
             exact_match: share(self.exact, self.examples),
             examples: self.examples,
@@ -113,9 +152,21 @@ impl Evaluator {
         self.size_bytes
     }
 
-    /// The passes of `examples`, none of which is longer than [`Self::max_tokens`].
-    pub fn passes(&self, examples: &[Example]) -> Vec<Pass> {
-        Pass::packed(&examples.iter().collect::<Vec<_>>(), self.batch.max_tokens)
+    /// The passes of what is evaluated, none of which is longer than [`Self::max_tokens`].
+    pub fn passes(&self, evaluated: Evaluated) -> Vec<Pass> {
+        match evaluated {
+            Evaluated::Examples(examples) => Pass::packed(&examples.iter().collect::<Vec<_>>(), self.batch.max_tokens),
+            Evaluated::Pairs(pairs, Preference { loss, .. }) => {
+                let numbers: Vec<usize> = (0..pairs.len()).collect();
+                let mut passes = pair_passes(&numbers, pairs, loss, self.batch.max_tokens);
+                if loss == PreferenceLoss::Dpo {
+                    // Not known yet.
+                    let all = passes.iter_mut().flat_map(|pass| &mut pass.pairs);
+                    all.for_each(|(_, pair)| pair.reference = [f32::NAN; 2]);
+                }
+                passes
+            }
+        }
     }
 
     /// `(cross-entropy, hit)` of the pass's targets, in their order; a hit is 1.0 where no token is likelier. `strength`
@@ -131,27 +182,35 @@ impl Evaluator {
         Ok((losses, hits))
     }
 
-    /// Adds a pass to `sums`.
-    pub async fn add(&self, pass: &Pass, strength: f32, sums: &mut Scores) -> Result<()> {
+    /// Adds a pass of `evaluated` to `sums`. Where the loss compares with the base model, what that says is asked for the
+    /// first time and then known to the pass.
+    pub async fn add(&self, pass: &mut Pass, evaluated: Evaluated<'_>, strength: f32, sums: &mut Scores) -> Result<()> {
+        if pass.pairs.iter().any(|(_, pair)| pair.reference[0].is_nan()) {
+            let (losses, _) = self.scores(pass, 0.0).await?;
+            pass.pairs.iter_mut().for_each(|(_, pair)| pair.reference = pair.log_probs(&losses));
+        }
         let (losses, hits) = self.scores(pass, strength).await?;
-        sums.add(pass, &losses, &hits);
+        match evaluated {
+            Evaluated::Examples(_) => sums.add(pass, &losses, &hits),
+            Evaluated::Pairs(_, preference) => sums.add_pairs(pass, &losses, &hits, preference),
+        }
         Ok(())
     }
 
-    /// Evaluates `examples`. `progress` is told (done, total) passes and returns false to stop.
+    /// Evaluates. `progress` is told (done, total) passes and returns false to stop.
     pub async fn evaluate(
         &self,
-        examples: &[Example],
+        evaluated: Evaluated<'_>,
         strength: f32,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Evaluation> {
-        let passes = self.passes(examples);
-        let mut sums = Scores::default();
-        for (done, pass) in passes.iter().enumerate() {
-            if !progress(done, passes.len()) {
+        let mut passes = self.passes(evaluated);
+        let (mut sums, total) = (Scores::default(), passes.len());
+        for (done, pass) in passes.iter_mut().enumerate() {
+            if !progress(done, total) {
                 return Err(Error::Cancelled);
             }
-            self.add(pass, strength, &mut sums).await?;
+            self.add(pass, evaluated, strength, &mut sums).await?;
         }
         Ok(sums.evaluation())
     }

@@ -256,6 +256,16 @@ impl TrainOptions {
         Ok(())
     }
 
+    /// Refuses a loss that does not learn from what there is: preference pairs, or other examples.
+    pub fn belongs_to(&self, pairs: bool) -> Result<()> {
+        let allowed = match (self.loss.preference().is_some(), pairs) {
+            (true, false) => "sft, as the examples have no chosen and rejected answers",
+            (false, true) => "dpo or orpo, as the examples are preference pairs",
+            _ => return Ok(()),
+        };
+        Err(setting("loss", self.loss, allowed))
+    }
+
     /// Examples of an optimiser step.
     pub fn examples_per_step(&self) -> usize {
         self.batch_size * self.gradient_accumulation_steps
