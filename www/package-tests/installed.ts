@@ -57,14 +57,14 @@ export function command(args: string[], env?: Record<string, string>): Promise<R
   return node(['node_modules/.bin/web-lora', ...args], env);
 }
 
-/** Presses Ctrl-C once the command has said `text` on stderr; what it ended with. */
-export async function interrupt(args: string[], text: string): Promise<number | null> {
+/** Presses Ctrl-C, or sends another signal, once the command has said `text`; what it ended with. */
+export async function interrupt(args: string[], text: string, signal: NodeJS.Signals = 'SIGINT'): Promise<number | null> {
   const child = spawn(process.execPath, ['node_modules/.bin/web-lora', ...args], {
     cwd: APP,
-    env: { ...process.env, ...NODE_GPU },
-    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, WEB_LORA_CACHE: `${APP}/cache`, ...NODE_GPU },
+    stdio: ['ignore', 'pipe', 'pipe'],
   });
-  child.stderr.on('data', (said: Buffer) => said.includes(text) && child.kill('SIGINT'));
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (said: Buffer) => said.includes(text) && child.kill(signal));
   return new Promise((resolve) => child.once('exit', resolve));
 }
 

@@ -75,7 +75,8 @@ export const TRAIN_FLAGS = {
   loadBestModelAtEnd: ['flag', 'keeps the adapter of the best evaluation'],
   samplePrompts: ['texts', 'prompts to answer along the way'],
   sampleSteps: ['number', 'steps between those answers'],
-} satisfies Options<Omit<TrainOptions, 'saveSteps'>>;
+  saveSteps: ['number', 'of a --run, steps between checkpoints; where not given, as many as take 20 seconds'],
+} satisfies Options<TrainOptions>;
 
 export const GENERATE_FLAGS = {
   maxNewTokens: ['number', 'longest answer'],

@@ -9,6 +9,7 @@ import { UsageError, describe, flagOf, type Flags } from './flags.js';
 import { GENERATE_GROUPS, generate } from './generate.js';
 import { INFO_GROUPS, info } from './info.js';
 import { MERGE_GROUPS, merge } from './merge.js';
+import { RUNS_GROUPS, listRuns } from './runs.js';
 import { TRAIN_GROUPS, train } from './train.js';
 
 interface Command {
@@ -19,6 +20,7 @@ interface Command {
 
 const COMMANDS: Record<string, Command> = {
   train: { what: 'trains a LoRA adapter: --model M --data FILE --out FOLDER', groups: TRAIN_GROUPS, run: train },
+  runs: { what: 'lists the runs that train --run NAME has kept', groups: RUNS_GROUPS, run: listRuns },
   generate: { what: 'answers a prompt: --model M [--adapter FOLDER] --prompt TEXT', groups: GENERATE_GROUPS, run: generate },
   merge: { what: 'writes model and adapter as one model: --model M --adapter FOLDER --out FOLDER', groups: MERGE_GROUPS, run: merge },
   info: { what: 'says what training a model would take: --model M', groups: INFO_GROUPS, run: info },

@@ -2,8 +2,9 @@
 
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { AdapterFiles } from '../../types.js';
-import { ADAPTER_FLAGS, DATA_FLAGS, MERGE_FLAGS, TRAIN_FLAGS, UsageError, pick, readFlags, type Flags } from './flags.js';
+import type { AdapterFiles, RunInfo, TrainCallbacks, TrainResult, TrainStep } from '../../types.js';
+import { runs, type Task } from '../index.js';
+import { ADAPTER_FLAGS, DATA_FLAGS, MERGE_FLAGS, TRAIN_FLAGS, UsageError, flagOf, pick, readFlags, type Flags } from './flags.js';
 import { saveMerged } from './merge.js';
 import { SESSION_FLAGS, loadModel, openSession, readAdapter, readExamples, type Session } from './session.js';
 
@@ -13,6 +14,8 @@ const OWN_FLAGS = {
   out: ['text', 'folder for adapter_config.json and adapter_model.safetensors'],
   adapter: ['text', 'folder of an adapter to go on from, rather than a new one'],
   merged: ['text', 'folder for the whole model with the adapter merged into it, as well'],
+  run: ['text', 'keeps the run under this name, so that --resume can go on with it, whatever ended it'],
+  resume: ['flag', 'goes on with the newest --run of this name that is not done, with its own settings'],
   ...MERGE_FLAGS,
 } satisfies Flags;
 
@@ -28,13 +31,16 @@ interface Given {
   out?: string;
   adapter?: string;
   merged?: string;
+  run?: string;
+  resume?: boolean;
   seed?: number;
 }
 
 /** Trains and writes the adapter; false where it was stopped before its end. */
 export async function train(args: string[]): Promise<boolean> {
   const values = readFlags(args, Object.assign({}, ...Object.values(TRAIN_GROUPS)));
-  const { data, evalData, out, adapter, merged, seed } = values as Given;
+  const { data, evalData, out, adapter, merged, run, resume, seed } = values as Given;
+  if (resume) return goOn(values, run, out, merged);
   if (!data) throw new UsageError('--data is missing: a file of examples.');
   if (!out) throw new UsageError('--out is missing: a folder for the adapter.');
   // What cannot be read or written is best known before the work.
@@ -58,8 +64,39 @@ export async function train(args: string[]): Promise<boolean> {
   tell({ type: 'adapter', ...info });
   status.say(`adapter: ${info.parameters} numbers to train beside the model’s ${info.baseParameters}`);
 
+  const options = pick(values, TRAIN_FLAGS);
+  return learn(session, out, merged, (callbacks) => engine.train(options, run === undefined ? callbacks : { ...callbacks, run }));
+}
+
+/** Goes on with a run; false where it was stopped before its end. */
+async function goOn(values: Record<string, unknown>, name: string | undefined, out: string | undefined, merged: string | undefined): Promise<boolean> {
+  if (name === undefined) throw new UsageError('--run is missing: the name of the run to go on with.');
+  if (!out) throw new UsageError('--out is missing: a folder for the adapter.');
+  const own = { ...SESSION_FLAGS, ...MERGE_FLAGS, run: true, resume: true, out: true, merged: true };
+  const other = Object.keys(values).find((given) => !(given in own));
+  if (other !== undefined) throw new UsageError(`${flagOf(other)} cannot be given with --resume: the run has settings of its own.`);
+  const run = await unfinished(name);
+  await mkdir(out, { recursive: true });
+  const session = await openSession(values);
+  if (values.model !== undefined) await loadModel(session);
+  session.status.say(`run: ${run.name}, ${run.step} of ${run.steps} steps are kept`);
+  return learn(session, out, merged, (callbacks) => session.engine.resumeRun(run.id, callbacks));
+}
+
+/** The newest run of a name that is not done. */
+async function unfinished(name: string): Promise<RunInfo> {
+  const named = (await runs.list()).filter((run) => run.name === name);
+  const run = named.find(({ status }) => status !== 'done');
+  if (run) return run;
+  const why = named.length > 0 ? 'is done' : 'is not there';
+  throw new UsageError(`--run ${name}: a run of this name ${why}. web-lora runs lists those that are kept.`);
+}
+
+/** Trains to the end and writes the adapter; false where it was stopped before. */
+async function learn(session: Session, out: string, merged: string | undefined, start: Start): Promise<boolean> {
+  const { engine, status } = session;
   try {
-    const stopped = await learn(session);
+    const stopped = await follow(session, start);
     await write(out, await engine.saveAdapter());
     process.stdout.write(session.values.json ? `${JSON.stringify({ type: 'saved', out })}\n` : `${out}\n`);
     if (merged !== undefined && !stopped) await saveMerged(session, merged);
@@ -76,8 +113,11 @@ export async function train(args: string[]): Promise<boolean> {
   }
 }
 
-async function learn({ engine, values, signal, status, tell }: Session): Promise<boolean> {
-  const run = engine.train(pick(values, TRAIN_FLAGS), {
+type Start = (callbacks: TrainCallbacks) => Task<TrainStep, TrainResult>;
+
+/** Says what happens in a training; whether it was stopped. */
+async function follow({ signal, status, tell }: Session, start: Start): Promise<boolean> {
+  const run = start({
     signal,
     onProgress: status.progress,
     onPlan: (plan) => tell({ type: 'plan', ...plan }),
@@ -89,6 +129,16 @@ async function learn({ engine, values, signal, status, tell }: Session): Promise
     onSample: (sample) => {
       tell({ type: 'sample', ...sample });
       status.say(`step ${sample.step}: ${JSON.stringify(sample.prompt)} → ${JSON.stringify(sample.text)}`);
+    },
+    onRun: (id) => tell({ type: 'run', id }),
+    onSaved: (step) => tell({ type: 'checkpoint', step }),
+    onUnsaved: ({ message }) => {
+      tell({ type: 'unsaved', message });
+      status.say(message);
+    },
+    onRecovering: ({ message }) => {
+      tell({ type: 'recovering', message });
+      status.say(`${message} The run goes on from its newest checkpoint.`);
     },
   });
   for await (const step of run) {
