@@ -422,7 +422,7 @@ fn what_is_held_out_depends_on_content_and_seed_alone() {
 
     let dataset = |text: &str| Dataset::new("a.jsonl", text.as_bytes(), &tokenizer, None, 100).unwrap();
     let mut trained = dataset(&forward);
-    trained.evaluate_on(dataset("{\"text\": \"new\"}\n{\"text\": \"example 3\"}\n"));
+    trained.evaluate_on(dataset("{\"text\": \"new\"}\n{\"text\": \"example 3\"}\n")).unwrap();
     assert_eq!((trained.eval.len(), trained.errors.len(), trained.errors[0].line), (1, 1, 2));
     let report = trained.report();
     assert_eq!(report.histogram.iter().map(|bin| bin.count).sum::<usize>(), 100);

@@ -56,7 +56,7 @@ engine_test!(a_run_learns_to_prefer_what_is_chosen, async {
     for kind in [Loss::Dpo, Loss::Orpo] {
         let mut engine = with_pairs().await;
         let reports = train(&mut engine, TrainOptions { batch_size: 4, ..loss(kind, 30) }).await;
-        let rewards: Vec<_> = reports.iter().map(|report| report.rewards.clone().unwrap()).collect();
+        let rewards: Vec<_> = reports.iter().map(|report| report.rewards.unwrap()).collect();
         let (first, last) = (&rewards[0], &rewards[29]);
         assert!(last.accuracy == 1.0 && last.margin > first.margin, "{kind}: {first:?} {last:?}");
         assert!(reports[29].loss < 0.5 * reports[0].loss, "{kind}: {} {}", reports[0].loss, reports[29].loss);
@@ -87,7 +87,7 @@ many_engines_test!(a_step_is_the_mean_over_its_pairs_however_they_are_packed, as
         for (one, several) in curves[0].iter().zip(&curves[1]) {
             // The same sums in another order.
             assert!((one.loss - several.loss).abs() < 2e-5 * one.loss, "{kind}: {curves:?}");
-            let [a, b] = [one, several].map(|report| report.rewards.clone().unwrap());
+            let [a, b] = [one, several].map(|report| report.rewards.unwrap());
             assert!((a.margin - b.margin).abs() < 1e-4 && a.accuracy == b.accuracy, "{kind}: {a:?} {b:?}");
         }
     }

@@ -135,20 +135,10 @@ export class App {
     const settings = this.#dataSettings();
     const { data, name, mapping } = source;
     const named = data instanceof Blob ? { name } : {};
-    const { evalShare, ...others } = settings;
-    const held = evalShare !== undefined && !(await this.#arePairs(source)) ? { evalShare } : {};
-    const options = { ...named, ...others, ...held, ...(mapping ? { mapping } : {}) };
+    const options = { ...named, ...settings, ...(mapping ? { mapping } : {}) };
     const dataset = await this.engine.loadDataset(data, options);
     this.#readWith = JSON.stringify(settings);
     this.update({ dataset, dataSource: source });
-  }
-
-  /** Whether examples are pairs of answers, of which none can be held out. */
-  async #arePairs({ data, name, mapping }: DataSource): Promise<boolean> {
-    if (mapping) return mapping.chosen !== undefined;
-    const [first] = data instanceof Blob ? [data] : data;
-    const summary = first && (await this.engine.inspectData(first, { name }).catch(() => undefined));
-    return summary?.shape === 'preference';
   }
 
   /** Reads the examples there are again, where the model or a setting has changed since. */

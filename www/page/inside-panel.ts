@@ -45,9 +45,12 @@ export function insidePanel(app: App): void {
       if (!smaller) return;
       const { engine, state } = app;
       const evaluates = (state.dataset?.evalExamples ?? 0) > 0;
-      const before = evaluates ? await engine.evaluate() : undefined;
+      // Pairs are scored by the loss that they were learned with.
+      const { loss, beta } = app.adapters.origin(state.adapter?.name ?? '')?.training ?? {};
+      const by = loss && loss !== 'sft' ? { loss, ...(beta === undefined ? {} : { beta }) } : {};
+      const before = evaluates ? await engine.evaluate(by) : undefined;
       await app.adapters.add(`${state.adapter?.name ?? 'adapter'}, rank ${rank.value}`, smaller.files);
-      const after = evaluates ? await engine.evaluate() : undefined;
+      const after = evaluates ? await engine.evaluate(by) : undefined;
       const change = before && after ? ` Loss on held-out examples: ${formatLoss(before.loss)} before, ${formatLoss(after.loss)} now.` : '';
       showText(byId('inside-smaller'), `The smaller adapter is in use.${change}`);
       announce('The smaller adapter is in use.');

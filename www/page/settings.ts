@@ -71,7 +71,6 @@ export class Settings {
    */
   suggest(software: boolean, sample: Sample | undefined, pairs: boolean): void {
     for (const shown of this.#pairs) shown.hidden = !pairs;
-    this.#input('evalShare').closest<HTMLElement>('.field')!.hidden = pairs;
     const suited: Record<string, string> = {
       ...(software ? { ...ON_SOFTWARE, ...sample?.slowSettings } : sample?.settings),
       ...(pairs ? ON_PAIRS : {}),
@@ -126,11 +125,11 @@ export class Settings {
     };
   }
 
-  /** `pairs`: whether the examples are pairs of answers, which can be neither held out nor learned as others are. */
+  /** `pairs`: whether the examples are pairs of answers, which are not learned as others are. */
   training(pairs: boolean): TrainOptions {
     const steps = this.#number('steps');
     const { loss, beta, earlyStoppingPatience, ...given } = this.#given('training') as TrainOptions;
-    const evaluates = !pairs && this.#number('evalShare') > 0;
+    const evaluates = this.#number('evalShare') > 0;
     const question = this.#input('samplePrompts').value.trim();
     return {
       steps,

@@ -66,10 +66,14 @@ export class TrainCharts {
   }
 
   /** Marks an evaluation in the plot of the loss. One before the first step stands at it. */
-  evaluate({ step, loss, perplexity }: EvalStep): void {
+  evaluate({ step, loss, perplexity, rewards }: EvalStep): void {
     this.#loss.add(Math.max(1, step), [null, null, loss]);
     byId('loss-held-out').hidden = false;
-    this.#tell({ 'Loss on held-out examples': formatLoss(loss), Perplexity: perplexity.toFixed(2) });
+    this.#tell(
+      rewards
+        ? { 'Loss on held-out pairs': formatLoss(loss), 'Prefers what was chosen, held out': `${percent(rewards.accuracy)} of pairs` }
+        : { 'Loss on held-out examples': formatLoss(loss), Perplexity: perplexity.toFixed(2) },
+    );
   }
 
   /** Of examples that are pairs. */

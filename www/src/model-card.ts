@@ -22,7 +22,7 @@ export interface AdapterCard {
   /** Of the last step. */
   loss?: number;
   /** Of the adapter, on examples that were held out. */
-  evaluation?: Pick<Evaluation, 'loss' | 'perplexity' | 'accuracy' | 'examples'>;
+  evaluation?: Pick<Evaluation, 'loss' | 'perplexity' | 'accuracy' | 'examples' | 'rewards'>;
   /** Of the SPDX list, or what the Hub has besides. */
   license?: string;
   /** Anything else about the training, as label and text. */
@@ -99,9 +99,14 @@ function results({ loss, evaluation }: AdapterCard): Record<string, string> {
   const rows: Record<string, string> = {};
   if (loss !== undefined) rows['Loss of the last step'] = loss.toFixed(4);
   if (evaluation) {
-    rows['Evaluation loss'] = `${evaluation.loss.toFixed(4)} on ${count(evaluation.examples)} examples held out`;
-    rows['Perplexity'] = evaluation.perplexity.toFixed(3);
-    rows['Tokens guessed right'] = `${(100 * evaluation.accuracy).toFixed(1)} %`;
+    const { rewards } = evaluation;
+    const what = rewards ? 'pairs' : 'examples';
+    rows['Evaluation loss'] = `${evaluation.loss.toFixed(4)} on ${count(evaluation.examples)} ${what} held out`;
+    if (rewards) rows['Pairs told apart'] = `${(100 * rewards.accuracy).toFixed(1)} %`;
+    else {
+      rows['Perplexity'] = evaluation.perplexity.toFixed(3);
+      rows['Tokens guessed right'] = `${(100 * evaluation.accuracy).toFixed(1)} %`;
+    }
   }
   return rows;
 }

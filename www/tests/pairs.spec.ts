@@ -15,17 +15,15 @@ const PAIRS = ['Hi', 'Hey', 'Hello', 'Howdy']
 test('pairs teach by DPO, and by ORPO', async ({ studio, page }) => {
   await studio.open();
   await studio.loadModel();
-  // A share held out, as was set for other examples, is no obstacle: of pairs there is none.
   await page.locator('#setting-evalShare').evaluate((input: HTMLInputElement) => (input.value = '0.25'));
   await studio.giveExamples(PAIRS);
-  await expect(studio.get('#data-name')).toHaveText('examples.jsonl · 4 pairs');
+  await expect(studio.get('#data-name')).toHaveText('examples.jsonl · 3 pairs');
   await studio.unfold();
-  await expect(studio.get('#data-facts')).toContainText('Pairs of answers4');
+  await expect(studio.get('#data-facts')).toContainText('Pairs of answers3');
   await expect(studio.get('#data-preview li')).toHaveText([/^Chosen.*Ahoy!/s, /^Rejected.*Hello to you/s, /^Chosen/, /^Rejected/]);
   await expect(studio.get('#data-preview li mark').nth(1)).toHaveText('Hello to you.<|im_end|>');
-  await expect(studio.get('#train-summary')).toHaveText('4 pairs');
+  await expect(studio.get('#train-summary')).toHaveText('3 pairs');
   await expect(studio.get('#setting-learningRate')).toHaveValue('0.0002');
-  await expect(studio.get('#setting-evalShare')).toBeHidden();
   await expect(studio.get('#setting-loss')).toBeVisible();
 
   await studio.set({ steps: '20', batchSize: '4', learningRate: '0.01', beta: '0.2' });
@@ -36,6 +34,8 @@ test('pairs teach by DPO, and by ORPO', async ({ studio, page }) => {
   expect(dpo[0]).toBeCloseTo(Math.log(2), 3);
   expect(dpo.at(-1)).toBeLessThan(0.3);
   await expect(studio.get('#train-tiles')).toContainText('Prefers what was chosen100 % of pairs');
+  await expect(studio.get('#train-tiles')).toContainText(/Loss on held-out pairs0\.\d+/);
+  await expect(studio.get('#train-tiles')).toContainText('Prefers what was chosen, held out100 % of pairs');
   await expect(studio.get('#accuracy-plot canvas')).toBeVisible();
   await expect(studio.get('#accuracy-now')).toHaveText('100 %');
   await expect(studio.get('#rewards-plot')).toHaveAccessibleName(/^Rewards at each step: from \S+ to [1-9].* in 20 of 20 steps$/);

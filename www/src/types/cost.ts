@@ -9,6 +9,13 @@ export interface PlanMemoryOptions {
   quantize?: Quantization;
   r?: number;
   targetModules?: string[] | string;
+  excludeModules?: string[] | string;
+  layersToTransform?: number[];
+  rankPattern?: Record<string, number>;
+  /** Takes nothing. */
+  useRslora?: boolean;
+  useDora?: boolean;
+  loraDropout?: number;
   /** 512 where not given. */
   tokensPerPass?: number;
   memoryBudget?: number;
@@ -17,6 +24,8 @@ export interface PlanMemoryOptions {
   loraplusLrRatio?: number;
   labelSmoothingFactor?: number;
   neftuneNoiseAlpha?: number;
+  /** Where given, with the memory of evaluations. */
+  evalSteps?: number;
 }
 
 /** GPU memory during training, in bytes, to the byte. */

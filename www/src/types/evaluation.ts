@@ -1,10 +1,15 @@
 /** Scores over examples. */
 
-/** Scores over some examples. */
+import type { Loss, Rewards } from './training.js';
+
+/**
+ * Scores over some examples, or over preference pairs: these have the loss that they are trained with and `rewards`, and
+ * the rest is of their chosen answers.
+ */
 export interface Evaluation {
-  /** Mean cross-entropy of their supervised tokens, in nats. */
+  /** Mean cross-entropy of their supervised tokens, in nats; of pairs, the mean loss of `dpo` or `orpo`. */
   loss: number;
-  /** `exp(loss)`: among how many tokens the model might as well have guessed. */
+  /** The exponential of the cross-entropy: among how many tokens the model might as well have guessed. */
   perplexity: number;
   /** Share of the supervised tokens that the model holds to be the likeliest, each after the true ones before it. */
   accuracy: number;
@@ -13,6 +18,8 @@ export interface Evaluation {
   examples: number;
   /** Supervised ones. */
   tokens: number;
+  /** Of pairs. */
+  rewards?: Rewards;
 }
 
 /** An evaluation in the course of a run. */
@@ -29,4 +36,8 @@ export interface EvaluateOptions {
   data?: 'eval' | 'train';
   /** Of the adapter; 0 is the base model. */
   strength?: number;
+  /** By which loss pairs are scored: that of the training under way where not given, or else `dpo`. */
+  loss?: Exclude<Loss, 'sft'>;
+  /** As in a training, likewise; 0.1 without one. */
+  beta?: number;
 }

@@ -139,7 +139,7 @@ export interface TrainStep {
   secondsLeft: number | undefined;
 }
 
-/** Means over the pairs of a step, with TRL's meanings. */
+/** Means over the pairs of a step or an evaluation, with TRL's meanings. */
 export interface Rewards {
   /**
    * Of the chosen answers: in `dpo` beta times how much likelier than in the base model (sums of log-probabilities), in

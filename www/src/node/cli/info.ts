@@ -1,11 +1,16 @@
 /** `web-lora info`: what training a model would take, from the headers of its files. */
 
-import { MODEL_FLAGS, pick, readFlags, type Flags } from './flags.js';
+import { ADAPTER_FLAGS, MODEL_FLAGS, TRAIN_FLAGS, pick, readFlags, type Flags } from './flags.js';
 import { SESSION_FLAGS, openSession, sourceOf } from './session.js';
 
 const PLAN_FLAGS = {
   r: ['number', 'rank of the adapter'],
   targetModules: ['text', 'modules to adapt, as a regular expression or all-linear'],
+  useDora: ADAPTER_FLAGS.useDora,
+  loraDropout: ADAPTER_FLAGS.loraDropout,
+  loss: TRAIN_FLAGS.loss,
+  optim: TRAIN_FLAGS.optim,
+  evalSteps: TRAIN_FLAGS.evalSteps,
   tokensPerPass: ['number', 'most tokens at once'],
   memoryBudget: ['number', 'GPU memory to stay within, in bytes'],
 } satisfies Flags;
