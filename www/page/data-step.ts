@@ -98,7 +98,7 @@ function drawReport(dataset: DatasetReport): void {
   byId('data-name').textContent = `${dataset.file} · ${formatPlural(dataset.examples, pairs ? 'pair' : 'example')}`;
   showFacts(byId('data-facts'), {
     [pairs ? 'Pairs of answers' : 'Examples']: formatCount(dataset.examples),
-    ...(dataset.evalExamples > 0 ? { 'Held out': formatPlural(dataset.evalExamples, 'example') } : {}),
+    ...(dataset.evalExamples > 0 ? { 'Held out': formatPlural(dataset.evalExamples, pairs ? 'pair' : 'example') } : {}),
     Tokens: formatCount(dataset.tokens),
     'To learn': formatPlural(dataset.supervisedTokens, 'token'),
     Longest: formatPlural(dataset.longest, 'token'),

@@ -15,11 +15,14 @@ const PAIRS = ['Hi', 'Hey', 'Hello', 'Howdy']
 test('pairs teach by DPO, and by ORPO', async ({ studio, page }) => {
   await studio.open();
   await studio.loadModel();
-  await page.locator('#setting-evalShare').evaluate((input: HTMLInputElement) => (input.value = '0.25'));
+  await page.locator('#setting-evalShare').evaluate((input: HTMLInputElement) => {
+    input.value = '0.25';
+    input.dispatchEvent(new Event('input', { bubbles: true }));
+  });
   await studio.giveExamples(PAIRS);
   await expect(studio.get('#data-name')).toHaveText('examples.jsonl · 3 pairs');
   await studio.unfold();
-  await expect(studio.get('#data-facts')).toContainText('Pairs of answers3');
+  await expect(studio.get('#data-facts')).toContainText('Pairs of answers3Held out1 pair');
   await expect(studio.get('#data-preview li')).toHaveText([/^Chosen.*Ahoy!/s, /^Rejected.*Hello to you/s, /^Chosen/, /^Rejected/]);
   await expect(studio.get('#data-preview li mark').nth(1)).toHaveText('Hello to you.<|im_end|>');
   await expect(studio.get('#train-summary')).toHaveText('3 pairs');
@@ -28,7 +31,7 @@ test('pairs teach by DPO, and by ORPO', async ({ studio, page }) => {
 
   await studio.set({ steps: '20', batchSize: '4', learningRate: '0.01', beta: '0.2' });
   await studio.get('#train-start').click();
-  await expect(studio.get('#train-status')).toContainText('Done after 20 steps');
+  await expect(studio.get('#train-status')).toContainText('Done after 20 steps', { timeout: 60_000 });
   const dpo = await studio.losses();
   // Before the first step the adapter is the reference: ln 2 for every pair.
   expect(dpo[0]).toBeCloseTo(Math.log(2), 3);
@@ -45,7 +48,7 @@ test('pairs teach by DPO, and by ORPO', async ({ studio, page }) => {
   await page.selectOption('#setting-loss', 'orpo');
   await studio.set({ steps: '60', beta: '' });
   await studio.get('#train-start').click();
-  await expect(studio.get('#train-status')).toContainText('Done after 60 steps');
+  await expect(studio.get('#train-status')).toContainText('Done after 60 steps', { timeout: 60_000 });
   const orpo = await studio.losses();
   expect(orpo.at(-1)).toBeLessThan(0.5 * (orpo[0] ?? 0));
   // ORPO learns the chosen answers as well, together with their questions; both adapters are there.
