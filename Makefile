@@ -2,8 +2,8 @@
 # make test     runs every test there is, but for these, which fetch a lot or take long:
 # make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
 # make test-tokenizers   tokenizers and chat templates on real vocabularies
-# make test-long  what takes an hour or two: the browser killed KILLS= times (200) in runs that must not care, and every
-#               call to the GPU failing in every way
+# make test-long  what takes an hour or two: the browser killed KILLS= times (200) in runs that must not care, every
+#               call to the GPU failing in every way, and the page looked at by axe at every width in every scheme
 # make fuzz     gives libFuzzer each parser of files for FUZZ_SECONDS= (600), or those of TARGETS=; prints what it found
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
@@ -22,7 +22,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# Tools built by set-up, and wasm-opt, which wasm-pack looks for on PATH.
+# wasm-bindgen built by set-up, and wasm-opt of npm.
 export PATH := $(CURDIR)/.cache/tools/bin:$(CURDIR)/www/node_modules/.bin:$(PATH)
 
 MODEL_FILE := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -57,11 +57,18 @@ build: $(SITE)
 
 # Where it was built is nobody's business, and must not make a difference: one source, one wasm, wherever.
 WASM_FLAGS = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=/crates --remap-path-prefix=$$PWD=/web-lora
-WASM_PACK = RUSTFLAGS="$(WASM_FLAGS)" wasm-pack build --target web --profile dist --no-pack --no-gitignore
+# $(call wasm,FOLDER,FLAGS): the module and what loads it, in FOLDER.
+wasm = RUSTFLAGS="$(WASM_FLAGS)" cargo build --lib --profile dist --target wasm32-unknown-unknown $(2) && \
+	wasm-bindgen --target web --out-dir $(1) $${CARGO_TARGET_DIR:-target}/wasm32-unknown-unknown/dist/web_lora.wasm && \
+	wasm-opt -O $(1)/web_lora_bg.wasm -o $(1)/web_lora_bg.wasm
+
+# Tests in headless Chromium; webdriver.json has its flags.
+WASM_TEST = CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner CHROMEDRIVER=$$(command -v chromedriver) \
+	WASM_BINDGEN_TEST_ONLY_WEB=1 WASM_BINDGEN_TEST_TIMEOUT=3000 cargo test --release --target wasm32-unknown-unknown
 
 $(WASM): $(CRATE)
 	@.ci/setup wasm npm
-	$(WASM_PACK) --out-dir www/pkg
+	$(call wasm,www/pkg)
 	@echo "wasm: $$(stat -c %s $@) bytes, $$(gzip -9c $@ | wc -c) gzipped"
 
 # Needs more of the network than package registries give.
@@ -76,14 +83,14 @@ reproducible: $(WASM)
 	rm -rf .cache/reproducible
 	mkdir -p .cache/reproducible
 	cp -r Cargo.toml Cargo.lock src shaders tests .cache/reproducible/
-	cd .cache/reproducible && CARGO_TARGET_DIR=$(CURDIR)/target/reproducible $(WASM_PACK) --out-dir pkg
+	cd .cache/reproducible && export CARGO_TARGET_DIR=$(CURDIR)/target/reproducible && $(call wasm,pkg)
 	sha256sum www/pkg/web_lora_bg.wasm .cache/reproducible/pkg/web_lora_bg.wasm
 	cmp www/pkg/web_lora_bg.wasm .cache/reproducible/pkg/web_lora_bg.wasm
 	cmp www/pkg/web_lora.js .cache/reproducible/pkg/web_lora.js
 
 $(BENCH_WASM): $(CRATE)
 	@.ci/setup wasm npm
-	$(WASM_PACK) --out-dir target/bench-pkg -- --features bench
+	$(call wasm,target/bench-pkg,--features bench)
 
 $(SITE): $(WASM) $(PAGE)
 	@.ci/setup npm
@@ -129,7 +136,7 @@ test-more-models: $(GEMMA3_FILE) $(SMOLLM2_FOLDER)/config.json
 	@.ci/setup wasm browser
 	$(LAVAPIPE) GEMMA3_GGUF=$(abspath $(GEMMA3_FILE)) SMOLLM2_FOLDER=$(abspath $(SMOLLM2_FOLDER)) \
 		cargo test --release --test real_models -- --ignored --nocapture --test-threads 1 gemma3 folder
-	WASM_BINDGEN_TEST_TIMEOUT=3000 wasm-pack test --headless --chrome --release -- --test real_models -- --include-ignored
+	$(WASM_TEST) --test tests -- --include-ignored real_models
 
 $(GEMMA3_FILE):
 	@.ci/fetch-model gemma3
@@ -147,7 +154,7 @@ test-tokenizers:
 		cargo test --release --test tokenizers --test chat_templates --test answers -- --ignored --nocapture
 
 test-wasm:
-	WASM_BINDGEN_TEST_TIMEOUT=900 wasm-pack test --headless --chrome --release
+	$(WASM_TEST) --lib --test tests
 
 test-www: $(SITE)
 	@.ci/setup package
@@ -164,7 +171,7 @@ fuzz:
 
 test-long: $(SITE)
 	@.ci/setup npm package browser
-	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} FAULTS=all npm run --silent test -- kills faults
+	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} FAULTS=all LOOKS=all npm run --silent test -- kills faults path pairs several
 
 # Both halves on the machine's own GPU where it has one.
 bench: $(BENCH_WASM) $(MODEL_FILE)
@@ -184,4 +191,4 @@ soak: $(WASM)
 	@.ci/setup npm browser
 	cd www && npm run --silent build:package
 	cargo bench --quiet --bench soak --no-run
-	@$(LAVAPIPE) cargo bench --quiet --bench soak -- 1000 | node www/bench/soak/soak.mjs
+	@$(LAVAPIPE) cargo bench --quiet --bench soak -- $${STEPS:-1000} | STEPS=$${STEPS:-1000} node www/bench/soak/soak.mjs

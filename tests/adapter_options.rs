@@ -3,19 +3,14 @@
 //! its logits are written to a folder there, which the same script loads with peft (`--check`).
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "golden/logits.rs"]
-mod logits;
-#[macro_use]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use logits::logits;
+use crate::golden::logits::logits;
+use crate::tiny::engine;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use tiny::engine;
 use web_lora::Error;
 use web_lora::engine::LoraOptions;
 use web_lora::gpu::{DeviceOptions, Gpu};

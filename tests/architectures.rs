@@ -5,13 +5,10 @@
 //! which `tests/fixtures/exports/` loads with these.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "golden/logits.rs"]
-mod logits;
-
 use std::path::Path;
 use std::rc::Rc;
 
-use logits::logits;
+use crate::golden::logits::logits;
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, FileSource, LoraConfig, ModuleNames};
 use web_lora::lora::Adapter;

@@ -1,16 +1,11 @@
 //! Thousands of random damages to each kind of file: an error or something usable comes back, never a panic.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "fuzz/damage.rs"]
-mod damage;
-#[path = "fuzz/memory.rs"]
-mod memory;
-#[path = "gguf_files/writer.rs"]
-mod writer;
-
 use std::rc::Rc;
 
-use damage::damage;
+use crate::fuzz::damage::damage;
+use crate::fuzz::memory;
+use crate::writer;
 use web_lora::data::parse_jsonl;
 use web_lora::io::{AdapterFile, ByteSource, ChatTemplate, Checkpoint, MemorySource, Message, Tokenizer};
 

@@ -1,11 +1,9 @@
 //! Files of examples as people have them: what is read of each format and shape, and what is said of broken ones.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "fuzz/memory.rs"]
-mod memory;
-
 use std::path::Path;
 
+use crate::fuzz::memory;
 use serde_json::Value;
 use web_lora::data::{DataFile, Format, inspect};
 

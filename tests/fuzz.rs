@@ -2,22 +2,12 @@
 //! panic, and memory and time by what there is and not by what it claims. Natively and, as wasm, in a browser.
 
 #[allow(unreachable_pub, reason = "a package of its own has them for its targets")]
-#[path = "fuzz/bodies.rs"]
 mod bodies;
-#[path = "fuzz/damage.rs"]
-mod damage;
+pub(crate) mod damage;
 #[cfg(not(target_arch = "wasm32"))]
-#[path = "fuzz/memory.rs"]
-mod memory;
-#[path = "fuzz/seeds.rs"]
+pub(crate) mod memory;
 mod seeds;
-#[path = "fuzz/sizes.rs"]
 mod sizes;
-#[path = "gguf_files/writer.rs"]
-mod writer;
-
-#[cfg(target_arch = "wasm32")]
-wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 /// Of each target: damages of all that is sound. A browser has fewer, as it has the same code.
 const DAMAGES: usize = if cfg!(target_arch = "wasm32") { 150 } else { 2000 };

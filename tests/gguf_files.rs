@@ -2,19 +2,14 @@
 //! The table of broken files follows llama.cpp's `tests/test-gguf.cpp` and its published advisories.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "fuzz/memory.rs"]
-mod memory;
-#[allow(dead_code)]
-#[path = "gguf_files/writer.rs"]
-mod writer;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::fuzz::memory;
+use crate::writer::{Item, Writer, small_model, text};
 use safetensors::SafeTensors;
 use web_lora::io::{ByteSource, Checkpoint, DType, LocalBoxFuture, MemorySource, dequantize};
 use web_lora::{Error, Result};
-use writer::{Item, Writer, small_model, text};
 
 fn open(bytes: Vec<u8>) -> Result<Checkpoint> {
     pollster::block_on(Checkpoint::open(

@@ -7,14 +7,13 @@
 //! loads with peft.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "golden/logits.rs"]
-mod logits;
+pub(crate) mod logits;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use logits::logits;
+use self::logits::logits;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use web_lora::generate::{GenerateOptions, Generator};

@@ -2,21 +2,16 @@
 //! room as any, so no file is needed; nothing is run.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "fuzz/memory.rs"]
-mod heap;
-#[allow(dead_code)]
-#[path = "gguf_files/writer.rs"]
-mod writer;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::fuzz::memory as heap;
+use crate::writer::{Item, small_model};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture, LoraConfig, Quantization};
 use web_lora::lora::Adapter;
 use web_lora::train::{MemoryPlan, Recorded, Trainer};
 use web_lora::{Error, Result, model};
-use writer::{Item, small_model};
 
 const MIB: u64 = 1 << 20;
 const F16: u32 = 1;

@@ -4,13 +4,10 @@
 //! `tests/fixtures/exports/check_merged.py` loads with transformers.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "golden/logits.rs"]
-mod logits;
-
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use logits::logits;
+use crate::golden::logits::logits;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use web_lora::Error;

@@ -1,12 +1,10 @@
 //! Hugging Face folders: the golden ones are read, and broken or unimplemented ones refused by file and field.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "fuzz/memory.rs"]
-mod memory;
-
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::fuzz::memory;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use web_lora::Result;

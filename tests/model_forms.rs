@@ -2,16 +2,10 @@
 //! the model whose file was quantised.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "gguf_files/writer.rs"]
-#[allow(dead_code)]
-mod writer;
-
-#[path = "golden/logits.rs"]
-mod logits;
-
 use std::rc::Rc;
 
-use logits::logits;
+use crate::golden::logits::logits;
+use crate::writer::{Item, Writer, small_model, split};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use web_lora::engine::{Engine, LoadOptions, PlanOptions};
@@ -19,7 +13,6 @@ use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, DType, MemorySource, Quantization, dequantize, quantize};
 use web_lora::train::Pass;
 use web_lora::{Result, model};
-use writer::{Item, Writer, small_model, split};
 
 const GOLDEN: &[u8] = include_bytes!("fixtures/golden/llama3-ropescaled-untied/model.safetensors");
 const HEAD_DIM: usize = 16;

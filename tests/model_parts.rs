@@ -1,16 +1,13 @@
 //! Models in several files: read whatever the order of the files, and refused by name where they do not make one model.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "gguf_files/writer.rs"]
-mod writer;
-
 use std::rc::Rc;
 
+use crate::writer::{Writer, small_model, split};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use web_lora::Result;
 use web_lora::io::{ByteSource, Checkpoint, MemorySource};
-use writer::{Writer, small_model, split};
 
 type Files = Vec<(String, Vec<u8>)>;
 

@@ -1,24 +1,19 @@
 //! Numbers that are none: in the model's weights, in its activations, and as a training makes them. A step that is not
 //! finite leaves the adapter alone, and after ten in a row the run ends in an error that says so.
 
-#[macro_use]
-mod tiny;
-
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::tiny;
+use crate::tiny::{DATA, engine, options, tiny_model};
 use half::f16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use tiny::{DATA, engine, options, tiny_model};
 use web_lora::Error;
 use web_lora::engine::{Engine, LoadOptions, LoraOptions};
 use web_lora::gpu::{DeviceOptions, Variant};
 use web_lora::io::{ByteSource, MemorySource};
 use web_lora::train::TrainOptions;
-
-#[cfg(target_arch = "wasm32")]
-wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 const WEIGHTS: &[u8] = include_bytes!("fixtures/golden/llama-gqa-tied/model.safetensors");
 

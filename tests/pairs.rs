@@ -1,10 +1,7 @@
 //! Preference training as users drive it, from the text of a file, on a tiny chat model: natively and, as wasm, in a
 //! browser.
 
-#[macro_use]
-mod tiny;
-
-use tiny::{DATA, engine, options, tiny_model};
+use crate::tiny::{DATA, engine, options, tiny_model};
 use web_lora::Error;
 use web_lora::data::DataFile;
 use web_lora::engine::{
@@ -12,9 +9,6 @@ use web_lora::engine::{
 };
 use web_lora::gpu::Counts;
 use web_lora::train::{Loss, TrainOptions};
-
-#[cfg(target_arch = "wasm32")]
-wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 /// Each of TRL's formats: with the prompt and without, messages and texts.
 const PAIRS: &str = r#"{"prompt": [{"role": "user", "content": "hi"}], "chosen": [{"role": "assistant", "content": "arr"}], "rejected": [{"role": "assistant", "content": "hello"}]}

@@ -17,9 +17,6 @@ use web_lora::lora::{Adapter, ModuleShape};
 use web_lora::model::{self, Decoder};
 use web_lora::train::{Pass, Recorded, Schedule, TrainOptions, Trainer};
 
-#[cfg(target_arch = "wasm32")]
-wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
-
 macro_rules! say {
     ($($words:tt)*) => {
         #[cfg(not(target_arch = "wasm32"))]

@@ -2,20 +2,17 @@
 //! files, settings, and adapters of another model.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[allow(dead_code, reason = "other tests tamper with more")]
-#[path = "gguf_files/writer.rs"]
-mod writer;
-
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::writer;
+use crate::writer::{Writer, small_model};
 use serde_json::{Value, json};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{DeviceInfo, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Matrix, MemorySource};
 use web_lora::lora::{Adapter, ModuleGroup};
 use web_lora::{Error, Result, model};
-use writer::{Writer, small_model};
 
 fn paper() -> Gpu {
     let sizes = DeviceInfo { max_buffer_size: 1 << 28, max_storage_buffer_binding_size: 1 << 27, ..Default::default() };

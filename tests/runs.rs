@@ -1,16 +1,10 @@
 //! Runs that are saved and taken up, evaluated and ended early, and steps taken by hand, on a tiny chat model. Natively
 //! and, as wasm, in a browser.
 
-#[macro_use]
-mod tiny;
-
-use tiny::{DATA, all_options, engine, options};
+use crate::tiny::{DATA, all_options, engine, options};
 use web_lora::Error;
 use web_lora::engine::{Engine, EvaluateOn, EvaluateOptions, LoraOptions, OptimOptions};
 use web_lora::train::TrainOptions;
-
-#[cfg(target_arch = "wasm32")]
-wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 /// An engine with examples and an adapter, its run started.
 async fn started(options: TrainOptions) -> Engine {

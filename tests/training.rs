@@ -1,19 +1,13 @@
 //! The engine as users drive it, on a tiny chat model: load, examples, training, answers, adapter out and in. The same
 //! tests run natively and, as wasm, in a browser.
 
-#[macro_use]
-mod tiny;
-
-use tiny::{DATA, all_options, engine, engine_with, options, tiny_model, train};
+use crate::tiny::{DATA, all_options, engine, engine_with, options, tiny_model, train};
 use web_lora::Error;
 use web_lora::engine::{Engine, LoadOptions, LoraOptions, PlanOptions, Prompt};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{Counts, DeviceOptions};
 use web_lora::io::{AdapterFile, Message, ModuleNames};
 use web_lora::train::{Optim, TrainOptions};
-
-#[cfg(target_arch = "wasm32")]
-wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);
 
 async fn answer(engine: &mut Engine, strength: f32, temperature: f32) -> String {
     let prompt = Prompt::Messages(vec![Message::new("user", "hi")]);

@@ -17,8 +17,8 @@ use meter::{BUDGET_NAME, Budget, Paid};
 
 /// Longest template read; the longest in use have 30 kB.
 const MAX_SOURCE_BYTES: usize = 256 << 10;
-/// Instructions per rendering. A message costs some hundred.
-const FUEL: u64 = 2_000_000;
+/// Instructions per rendering, a tenth of a second's. A message costs some hundred, so this is thousands of them.
+const FUEL: u64 = 500_000;
 /// Depth of macro calls; a tab's stack is small.
 const MAX_DEPTH: usize = 64;
 

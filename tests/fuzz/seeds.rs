@@ -1,6 +1,6 @@
 //! Sound inputs of each target, made of what the other tests have.
 
-use crate::bodies::joined;
+use super::bodies::joined;
 use crate::writer;
 
 /// Names and bytes.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use web_lora::Result;
 use web_lora::io::{ByteSource, Checkpoint, LocalBoxFuture};
 
-use crate::bodies::ready;
+use super::bodies::ready;
 use crate::writer::{self, Item, small_model};
 
 /// A header, and as many zeros after it as there are said to be.
