@@ -124,7 +124,7 @@ test-rust:
 	cargo clippy --release --target wasm32-unknown-unknown -- -D warnings
 	cargo clippy --release --target wasm32-unknown-unknown --features bench -- -D warnings
 	$(LAVAPIPE) cargo test --release
-	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release --test golden
+	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release golden::
 
 # The tests that are ignored by default because they need the real model.
 test-model: $(MODEL_FILE)
@@ -135,7 +135,7 @@ test-model: $(MODEL_FILE)
 test-more-models: $(GEMMA3_FILE) $(SMOLLM2_FOLDER)/config.json
 	@.ci/setup wasm browser
 	$(LAVAPIPE) GEMMA3_GGUF=$(abspath $(GEMMA3_FILE)) SMOLLM2_FOLDER=$(abspath $(SMOLLM2_FOLDER)) \
-		cargo test --release --test real_models -- --ignored --nocapture --test-threads 1 gemma3 folder
+		cargo test --release --test tests -- --ignored --nocapture --test-threads 1 gemma3 folder
 	$(WASM_TEST) --test tests -- --include-ignored real_models
 
 $(GEMMA3_FILE):
@@ -151,7 +151,7 @@ $(SMOLLM2_FOLDER)/config.json: $(MODEL_FILE) tests/fixtures/smollm2/make_folder.
 test-tokenizers:
 	@.ci/fetch-tokenizers
 	TOKENIZERS_DIR=$(abspath .cache/tokenizers/reference) \
-		cargo test --release --test tokenizers --test chat_templates --test answers -- --ignored --nocapture
+		cargo test --release --test tests -- --ignored --nocapture real_vocabularies
 
 test-wasm:
 	$(WASM_TEST) --lib --test tests

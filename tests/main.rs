@@ -1,5 +1,5 @@
 //! All tests of what the crate offers, as one program: linked once, and in a browser one page for all. A file is a topic:
-//! `cargo test --release --test tests golden::`.
+//! `cargo test --release tests:: golden::`.
 
 #[macro_use]
 mod tiny;
@@ -36,6 +36,7 @@ mod smollm2_text;
 mod tokenizers;
 mod train_options;
 mod training;
+mod training_script;
 
 #[cfg(target_arch = "wasm32")]
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_dedicated_worker);

@@ -3,8 +3,6 @@
 //! that are held out (`make_held_out.py`).
 #![cfg(not(target_arch = "wasm32"))]
 
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

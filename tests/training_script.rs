@@ -3,12 +3,10 @@
 //! scripts there are those which the package writes now is a test of the page's (`www/tests/script.spec.ts`).
 #![cfg(not(target_arch = "wasm32"))]
 
-mod tiny;
-
 use std::path::Path;
 
+use crate::tiny::{engine, train};
 use serde_json::{Value, json};
-use tiny::{engine, train};
 use web_lora::data::{DataFile, Format};
 use web_lora::engine::DataOptions;
 use web_lora::io::AdapterFile;
