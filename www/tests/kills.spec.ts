@@ -15,8 +15,10 @@ import { CHATS, MODEL_FILES } from './studio.js';
 
 const KILLS = Number(process.env.KILLS ?? 3);
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 1e6));
-/** A run that is not killed before it ends begins anew; this is how long the wait for a kill may be. */
-const LONGEST_WAIT_MS = 3000;
+/** Steps that an attempt may make before it is killed: by steps, as a busy machine makes none in any given time. */
+const MOST_STEPS = 10;
+/** From there on, to be anywhere in a step and in what is saved after it; and from the beginning, where no step is waited for. */
+const LONGEST_WAIT_MS = { step: 400, beginning: 3000 };
 
 const www = fileURLToPath(new URL('..', import.meta.url));
 let server: ViteDevServer;
@@ -82,9 +84,10 @@ class Victim {
     return this.page.evaluate(run, [name, argument] as const) as Promise<Result>;
   }
 
-  /** Waits for the first step that is told, or for the browser to be gone. */
-  async stepping(): Promise<void> {
-    await this.page.waitForFunction(() => Number((globalThis as unknown as Remote).page.told?.()) > 0).catch(() => undefined);
+  /** Waits until so many steps were told, or the browser is gone. */
+  async stepped(count: number): Promise<void> {
+    const told = (count: number) => Number((globalThis as unknown as Remote).page.told?.()) >= count;
+    await this.page.waitForFunction(told, count).catch(() => undefined);
   }
 
   /** All its processes at once, without a word. */
@@ -127,10 +130,10 @@ test(`a run that is killed ${KILLS} times ends as if it had not been`, async () 
         () => 'ended',
         () => 'cut off',
       );
-      // Mostly in the midst of the steps, now and then at any moment from the beginning on.
-      if (next() < 0.75) await Promise.race([going, victim.stepping()]);
-      const wait = new Promise((resolve) => setTimeout(resolve, next() * LONGEST_WAIT_MS));
-      if (kills < KILLS && (await Promise.race([going, wait])) !== 'ended') {
+      const [steps, share] = [Math.floor(next() * MOST_STEPS), next()];
+      const ms = share * LONGEST_WAIT_MS[steps > 0 ? 'step' : 'beginning'];
+      const moment = victim.stepped(steps).then(() => new Promise((resolve) => setTimeout(resolve, ms)));
+      if (kills < KILLS && (await Promise.race([going, moment])) !== 'ended') {
         await victim.kill();
         kills += 1;
         victim = await Victim.open();
@@ -151,6 +154,9 @@ test(`a run that is killed ${KILLS} times ends as if it had not been`, async () 
     await victim.call('remove', run.id);
   }
   console.table(table);
+  const places = new Set(table.map((row) => row.keptStep));
+  // A run is kept at some forty steps.
+  expect(places.size, 'places at which it was killed').toBeGreaterThan(Math.min(KILLS, 100) / 10);
   const seconds = table.map((row) => row.seconds).sort((a, b) => a - b);
   console.log(`seconds a kill: median ${seconds[seconds.length >> 1]}, longest ${seconds.at(-1)}`);
   console.log(`${kills} kills in ${rounds} runs, seed ${SEED}: each ended in the bytes of the run that was left alone`);
