@@ -251,7 +251,7 @@ async fn held_out(loss: Loss) {
         ..Default::default()
     };
     let beta = options.beta;
-    let mut engine = tiny::engine().await;
+    let mut engine = crate::tiny::engine().await;
     let [pairs, held_out] = ["pairs", "held_out"].map(|name| {
         let name = format!("{name}.jsonl");
         let bytes = std::fs::read(fixture(&format!("preference/{name}"))).unwrap();
