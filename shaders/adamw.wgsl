@@ -25,5 +25,5 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>) {
     let after = moved(Moments(exp_avg[i], exp_avg_sq[i]), grads[i] * metrics[2]);
     exp_avg[i] = after.m;
     exp_avg_sq[i] = after.v;
-    weights[i] = updated(weights[i], after, learning_rate(i));
+    weights[i] = updated(weights[i], after, learning_rate(i), weight_decay(i));
 }

@@ -92,5 +92,5 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
     if (thread == 0u) {
         absmax[block] = sh_absmax[0];
     }
-    weights[i] = updated(weights[i], after, learning_rate(i));
+    weights[i] = updated(weights[i], after, learning_rate(i), weight_decay(i));
 }

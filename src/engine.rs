@@ -536,6 +536,8 @@ fn adapter_info(adapter: &Adapter, trained_steps: usize) -> AdapterInfo {
         use_rslora: adapter.config.use_rslora,
         use_dora: adapter.config.use_dora,
         target_modules: adapter.config.target_modules.to_list(),
+        bias: adapter.config.bias,
+        modules_to_save: adapter.config.modules_to_save.clone(),
         parameters: adapter.n_parameters(),
         base_parameters: adapter.n_base_parameters(),
         trained_steps,

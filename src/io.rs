@@ -30,7 +30,7 @@ pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{DType, dequantize, encode};
 pub(crate) use dtype::{first_not_finite, half_at, iq4_xs_scale, k_pair, k_scale, q3_k_scale};
 pub(crate) use lora_config::is_end;
-pub use lora_config::{InitLoraWeights, LoraConfig, ModuleNames};
+pub use lora_config::{Bias, InitLoraWeights, LoraConfig, ModuleNames};
 pub use quantize::{Quantization, QuantizationError, quantize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::FileSource;

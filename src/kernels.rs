@@ -5,6 +5,8 @@ pub mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
 pub mod attention_backward;
+pub mod blend;
+pub mod column_sum;
 pub mod cross_entropy;
 pub mod dora_backward;
 pub mod dora_gain;

@@ -1,8 +1,8 @@
 //! Layers: forward and backward side by side, written out as calls of kernels.
 //!
 //! A layer's forward returns a `Saved` whose fields are what its backward reads, so that what is kept for a layer can
-//! be read off the type. Frozen weights get no gradient; LoRA gradients are added to, and cleared in one place
-//! (`train`).
+//! be read off the type. Frozen weights get no gradient; gradients of factors and of trained vectors are added to, and
+//! cleared in one place (`train`).
 
 mod attention;
 mod dora;
@@ -11,6 +11,7 @@ mod head;
 mod linear;
 mod mlp;
 mod norm;
+mod vector;
 
 pub use attention::{Attention, AttentionSaved, KvCache, QkNorm, Rope};
 pub use frozen::{Frozen, Loader, NormKind};
@@ -18,6 +19,7 @@ pub use head::Head;
 pub use linear::{Linear, LowRank};
 pub use mlp::{Mlp, MlpSaved};
 pub use norm::{Norm, NormSaved};
+pub use vector::Vector;
 
 use crate::Result;
 use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice, Step, Variant};

@@ -6,9 +6,16 @@
 //! Where the first factors come from the weight (PiSSA, OLoRA), PEFT takes `s B₀ A₀` out of it. Our weights are never
 //! written: the adapter has twice the rank, `[B, -B₀] [A; A₀]`, of which the second half stays as it is.
 //!
-//! With DoRA (arXiv 2402.09353) a magnitude for each row of a weight lies after its B and is trained with it.
+//! With DoRA (arXiv 2402.09353) a magnitude for each row of a weight lies after its B and is trained with it. Biases and
+//! norms that are trained as they are lie after all of them ([`VectorGroup`]).
+
+mod vectors;
+
+pub use vectors::{VectorGroup, VectorPart, VectorView};
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::rc::Rc;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,6 +28,7 @@ use crate::kernels::dropout::Dropout;
 use crate::kernels::segments::{Layout, Segments};
 use crate::kernels::stride;
 use crate::{Error, Result};
+use vectors::{Blend, Vectors};
 
 /// Bindings start at multiples of this.
 const ALIGN_BYTES: u64 = 256;
@@ -52,6 +60,41 @@ pub struct ModuleGroup {
     pub modules: Vec<ModuleShape>,
     /// How their outputs lie.
     pub layout: Layout,
+}
+
+/// All of a model that can be trained: [`ModuleGroup`]s of linears, which is what it derefs to, and vectors.
+#[derive(Debug)]
+pub struct Modules {
+    /// Linears, in the order of the model.
+    pub groups: Vec<ModuleGroup>,
+    /// Biases and norms, likewise.
+    pub vectors: Vec<Rc<VectorGroup>>,
+}
+
+impl Deref for Modules {
+    type Target = [ModuleGroup];
+
+    fn deref(&self) -> &[ModuleGroup] {
+        &self.groups
+    }
+}
+
+impl Modules {
+    /// Paths of the norms, which can be trained in full.
+    fn norms(&self) -> impl Iterator<Item = &str> {
+        self.vectors.iter().filter(|group| group.of_norms).flat_map(|group| &group.parts).map(VectorPart::module)
+    }
+
+    /// What `modules_to_save` may name: the last parts of these paths, in the order of the model.
+    pub fn norm_kinds(&self) -> Vec<&str> {
+        let mut kinds = vec![];
+        for kind in self.norms().filter_map(|path| path.rsplit('.').next()) {
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        kinds
+    }
 }
 
 /// A group of which some modules are adapted, and where its factors lie in the arena: A of the adapted ones, one below
@@ -125,6 +168,8 @@ enum Factor {
 }
 
 impl Factor {
+    const ALL: [Self; 3] = [Self::A, Self::B, Self::Magnitude];
+
     fn name(self) -> &'static str {
         match self {
             Self::A => "lora_A",
@@ -154,6 +199,8 @@ pub struct Adapter {
     params: Buffer,
     /// With DoRA, [`gains_bytes`] for each group, which every pass works out anew but those of single tokens.
     gains: Option<Buffer>,
+    /// Biases and norms, where some are trained.
+    vectors: Option<Vectors>,
 }
 
 /// First factors by name, as [`AdapterFile::tensors`] has them.
@@ -199,8 +246,10 @@ pub struct DoraFactors {
 #[derive(Default)]
 pub struct AdapterView {
     factors: HashMap<String, LoraFactors>,
+    vectors: HashMap<String, VectorView>,
+    blends: Vec<Blend>,
     grads: Option<Slice>,
-    /// DoRA's are those of the pass before.
+    /// DoRA's gains and trained vectors are those of the pass before.
     pub(crate) gains_are_known: bool,
 }
 
@@ -210,8 +259,20 @@ impl AdapterView {
         self.factors.get(first_module)
     }
 
-    /// The same for passes that follow others without a change of the adapter or its strength: DoRA's gains are taken from
-    /// there.
+    /// The trained vectors of a group, by the name of its first.
+    pub fn vector(&self, first: &str) -> Option<&VectorView> {
+        self.vectors.get(first)
+    }
+
+    /// Works out the trained vectors for what the recording does next; nothing where there are none, or they are known.
+    pub fn blend_vectors(&self, rec: &mut Recording) {
+        if !self.gains_are_known {
+            self.blends.iter().for_each(|blend| blend.record(rec));
+        }
+    }
+
+    /// The same for passes that follow others without a change of the adapter or its strength: DoRA's gains and trained
+    /// vectors are taken from there.
     pub fn with_known_gains(self) -> Self {
         Self { gains_are_known: true, ..self }
     }
@@ -226,10 +287,16 @@ impl Adapter {
     /// A fresh adapter on the modules that `config.target_modules` names, the same for the same seed: B zero, and A uniform
     /// in ±1/√in (PEFT's `kaiming_uniform_(a=√5)`) or normal. What begins from the weights only gets its memory here:
     /// factors that do have their numbers from [`Self::set_initial`], magnitudes from [`crate::init::adapter`].
-    pub fn new(gpu: &Gpu, config: LoraConfig, groups: &[ModuleGroup], seed: u64) -> Result<Self> {
-        let adapter = Self::allocate(gpu, config, groups)?;
+    pub fn new(gpu: &Gpu, config: LoraConfig, modules: &Modules, seed: u64) -> Result<Self> {
+        let adapter = Self::allocate(gpu, config, modules)?;
         let init = adapter.config.init_lora_weights;
-        if gpu.is_paper() || init.is_of_weight() {
+        if gpu.is_paper() {
+            return Ok(adapter);
+        }
+        if let Some(vectors) = &adapter.vectors {
+            vectors.write(gpu, &adapter.params, |_| None);
+        }
+        if init.is_of_weight() {
             return Ok(adapter);
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -261,8 +328,8 @@ impl Adapter {
     }
 
     /// An adapter made elsewhere, for a model with these modules.
-    pub fn from_file(gpu: &Gpu, file: &AdapterFile, groups: &[ModuleGroup]) -> Result<Self> {
-        let adapter = Self::allocate(gpu, file.config.clone(), groups)?;
+    pub fn from_file(gpu: &Gpu, file: &AdapterFile, modules: &Modules) -> Result<Self> {
+        let adapter = Self::allocate(gpu, file.config.clone(), modules)?;
         adapter.fill(gpu, file)?;
         Ok(adapter)
     }
@@ -283,10 +350,21 @@ impl Adapter {
         Ok(true)
     }
 
-    /// Writes all factors of a file, which must have those of every adapted module and no others.
+    /// Writes all factors and vectors of a file, which must have those of every module that is trained and no others.
     fn fill(&self, gpu: &Gpu, file: &AdapterFile) -> Result<()> {
         let mismatch = |message: String| Error::AdapterMismatch { message };
         let mut known = 0;
+        let matrix_of = |key: &str, (rows, cols): (usize, usize), missing: String| -> Result<&HostMatrix> {
+            let matrix = file.tensors.get(key).ok_or_else(|| mismatch(missing))?;
+            if (matrix.rows, matrix.cols) != (rows, cols) {
+                let found = format!("{} x {}", matrix.rows, matrix.cols);
+                return Err(mismatch(format!("{key} is {found}, this model needs {rows} x {cols}")));
+            }
+            if let Some(at) = matrix.data.iter().position(|value| !value.is_finite()) {
+                return Err(mismatch(format!("{key} holds a number that is not finite, at {at}")));
+            }
+            Ok(matrix)
+        };
         for group in &self.groups {
             let factors = |(_, module, r)| self.factors().iter().map(move |&factor| (module, r, factor));
             for (ModuleShape { name, in_features, out_features }, r, factor) in group.adapted().flat_map(factors) {
@@ -296,36 +374,41 @@ impl Adapter {
                     Factor::Magnitude => (*out_features, 1),
                 };
                 let key = format!("{name}.{}", factor.name());
-                let matrix = file.tensors.get(&key).ok_or_else(|| {
-                    let factor = factor.name();
-                    mismatch(format!(
-                        "the model has {name}, the adapter names it as a target but holds no {factor} for it"
-                    ))
-                })?;
-                if (matrix.rows, matrix.cols) != (rows, cols) {
-                    let found = format!("{} x {}", matrix.rows, matrix.cols);
-                    return Err(mismatch(format!("{key} is {found}, this model needs {rows} x {cols}")));
-                }
-                if let Some(at) = matrix.data.iter().position(|value| !value.is_finite()) {
-                    return Err(mismatch(format!("{key} holds a number that is not finite, at {at}")));
-                }
+                let missing = factor.name();
+                let missing =
+                    format!("the model has {name}, the adapter names it as a target but holds no {missing} for it");
+                matrix_of(&key, (rows, cols), missing)?;
                 known += 1;
             }
             self.write(gpu, group, |module, _, factor| {
                 file.tensors.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
             });
         }
+        for part in self.vectors.iter().flat_map(Vectors::trained) {
+            let missing = format!("the model has {}, which the adapter's settings train, but it holds none", part.name);
+            matrix_of(&part.name, (part.len(), 1), missing)?;
+            known += 1;
+        }
+        if let Some(vectors) = self.vectors.as_ref().filter(|_| !gpu.is_paper()) {
+            vectors.write(gpu, &self.params, |name| file.tensors.get(name).map(|matrix| &matrix.data[..]));
+        }
         if known < file.tensors.len() {
-            let is_known =
-                |name: &str| self.groups.iter().any(|group| group.adapted().any(|(_, module, _)| module.name == name));
-            let extra = file.tensors.keys().find(|key| !key.rsplit_once('.').is_some_and(|(name, _)| is_known(name)));
+            let is_known = |key: &str| {
+                let of = |name: &str| self.adapted().any(|(module, _)| module.name == name);
+                let factor =
+                    key.rsplit_once('.').filter(|(_, factor)| Factor::ALL.iter().any(|one| one.name() == *factor));
+                factor.is_some_and(|(name, _)| of(name))
+                    || self.vectors.iter().flat_map(Vectors::trained).any(|part| part.name == key)
+            };
+            let extra = file.tensors.keys().find(|key| !is_known(key));
             let extra = extra.map_or("a factor", String::as_str);
             return Err(mismatch(format!("the adapter holds {extra}, this model has no such target")));
         }
         Ok(())
     }
 
-    fn allocate(gpu: &Gpu, mut config: LoraConfig, groups: &[ModuleGroup]) -> Result<Self> {
+    fn allocate(gpu: &Gpu, mut config: LoraConfig, modules: &Modules) -> Result<Self> {
+        let groups = &modules.groups;
         config.sort_target_modules();
         let setting =
             |name: &str, value: String, allowed: String| Error::BadSetting { name: name.into(), value, allowed };
@@ -344,6 +427,16 @@ impl Adapter {
                 allowed.dedup();
                 let value = unknown.cloned().unwrap_or_else(|| "empty".into());
                 return Err(setting("target_modules", value, format!("one or more of {}", allowed.join(", "))));
+            }
+        }
+        for name in &config.modules_to_save {
+            let is_norm = modules.norms().any(|path| is_end(path, name));
+            // peft goes by the end of a path, in whole parts or not.
+            let is_other = paths().any(|module| module.name.ends_with(name.as_str()));
+            if !is_norm || is_other {
+                let norms = modules.norm_kinds().join(", ");
+                let allowed = format!("norms, as nothing else is trained in full here: {norms}");
+                return Err(setting("modules_to_save", name.clone(), allowed));
             }
         }
         // Of each group, rank and scaling of its modules.
@@ -406,9 +499,11 @@ impl Adapter {
             arena_bytes = group.end.next_multiple_of(ALIGN_BYTES);
             adapted_groups.push(group);
         }
+        let vectors = Vectors::allocate(gpu, &config, &modules.vectors, arena_bytes)?;
+        let arena_bytes = vectors.as_ref().map_or(arena_bytes, Vectors::end);
         let params = Buffer::storage(gpu, "adapter", arena_bytes)?;
         let gains = if config.use_dora { Some(Buffer::storage(gpu, "gains", all_gains)?) } else { None };
-        Ok(Self { config, groups: adapted_groups, max_rank, initial_at, params, gains })
+        Ok(Self { config, groups: adapted_groups, max_rank, initial_at, params, gains, vectors })
     }
 
     /// What each of its modules has.
@@ -451,6 +546,7 @@ impl Adapter {
             return Ok(AdapterFile { config: self.config.clone(), tensors: trained });
         };
         let mut tensors = self.unpack_from(&arena, initial_at);
+        // Magnitudes and vectors are the same in both.
         for (name, matrix) in &mut tensors {
             let trained = &trained[name];
             if name.ends_with(Factor::A.name()) {
@@ -486,6 +582,9 @@ impl Adapter {
                 }
             }
         }
+        if let Some(vectors) = &self.vectors {
+            vectors.unpack(arena, &mut tensors);
+        }
         tensors
     }
 
@@ -494,15 +593,18 @@ impl Adapter {
         self.groups.iter().flat_map(|group| group.adapted().map(|(_, module, r)| (module, r)))
     }
 
-    /// Trained numbers: `r (in + out)` for each module, with DoRA `out` more.
+    /// Trained numbers: `r (in + out)` for each module, with DoRA `out` more; and those of vectors that are trained as they
+    /// are.
     pub fn n_parameters(&self) -> usize {
         let magnitudes = |m: &ModuleShape| if self.gains.is_some() { m.out_features } else { 0 };
-        self.adapted().map(|(m, r)| r * (m.in_features + m.out_features) + magnitudes(m)).sum()
+        let factors: usize = self.adapted().map(|(m, r)| r * (m.in_features + m.out_features) + magnitudes(m)).sum();
+        factors + self.vectors.iter().flat_map(Vectors::trained).map(VectorPart::len).sum::<usize>()
     }
 
-    /// Numbers of the weights it adapts.
+    /// Numbers of the weights it adapts, and of the vectors it trains as they are.
     pub fn n_base_parameters(&self) -> usize {
-        self.adapted().map(|(m, _)| m.in_features * m.out_features).sum()
+        let weights: usize = self.adapted().map(|(m, _)| m.in_features * m.out_features).sum();
+        weights + self.vectors.iter().flat_map(Vectors::trained).map(VectorPart::len).sum::<usize>()
     }
 
     /// The factors' arena.
@@ -512,7 +614,8 @@ impl Adapter {
 
     /// Bytes of GPU memory that it takes.
     pub fn size_bytes(&self) -> u64 {
-        self.params.size_bytes() + self.gains.as_ref().map_or(0, Buffer::size_bytes)
+        let beside = self.gains.as_ref().map_or(0, Buffer::size_bytes);
+        self.params.size_bytes() + beside + self.vectors.as_ref().map_or(0, Vectors::size_bytes)
     }
 
     /// Where the Bs lie in the arena, in bytes, with the magnitudes that PEFT's LoRA+ counts among them. Each begins at a
@@ -521,14 +624,22 @@ impl Adapter {
         self.groups.iter().map(|group| group.start + group.b_start..group.end)
     }
 
-    /// Which learning rate every vec4 of the arena has, where some of them are not to change: those of Bs one of their own
-    /// with `loraplus`.
+    /// Which learning rate every vec4 of the arena has, where some of them are not to change, or not to decay: those of Bs
+    /// one of their own with `loraplus`. Vectors that are trained as they are have Bs' and do not decay, as PEFT's LoRA+ and
+    /// transformers' `Trainer` have it for biases and norms.
     pub(crate) fn rates(&self, loraplus: bool) -> Option<Vec<Rate>> {
-        let initial_at = self.initial_at?;
+        if self.initial_at.is_none() && self.vectors.is_none() {
+            return None;
+        }
         let mut rates = vec![Rate::One; (self.params.size_bytes() / 16) as usize];
         if loraplus {
             self.b_ranges().for_each(|range| rates[range.start as usize / 16..range.end as usize / 16].fill(Rate::OfB));
         }
+        if let Some(vectors) = &self.vectors {
+            let range = vectors.range();
+            rates[range.start as usize / 16..range.end as usize / 16].fill(Rate::Undecayed);
+        }
+        let Some(initial_at) = self.initial_at else { return Some(rates) };
         for group in &self.groups {
             for (index, _, _) in group.adapted() {
                 for factor in [Factor::A, Factor::B] {
@@ -573,7 +684,10 @@ impl Adapter {
             (group.modules[0].name.clone(), factors)
         });
         let factors = factors.collect();
-        AdapterView { factors, grads: grads.map(|grads| rec.external(grads)), gains_are_known: false }
+        let grads = grads.map(|grads| rec.external(grads));
+        let (vectors, blends) =
+            self.vectors.as_ref().map_or_else(Default::default, |vectors| vectors.view(rec, params, grads));
+        AdapterView { factors, vectors, blends, grads, gains_are_known: false }
     }
 }
 

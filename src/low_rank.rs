@@ -66,6 +66,7 @@ fn mismatch<T>(message: String) -> Result<T> {
 /// The pairs of a file in the order of their names.
 fn pairs(file: &AdapterFile) -> Result<Vec<Pair<'_>>> {
     file.refuse_dora("with DoRA ΔW is no product of two factors")?;
+    file.refuse_vectors("this is of products of two factors: merge the adapter into the model instead")?;
     let of = |FactorPair { name, a, b, scaling, .. }| Pair { name, a, b, scaling: f64::from(scaling) };
     Ok(factor_pairs(file)?.into_iter().map(of).collect())
 }

@@ -89,7 +89,7 @@ pub struct MergeReport {
     pub base_quantized: bool,
     /// Where the tokenizer's files come from.
     pub tokenizer: TokenizerFiles,
-    /// Matrices that the adapter changed.
+    /// Matrices and vectors that the adapter changed.
     pub merged: usize,
     /// Of all files.
     pub size_bytes: u64,

@@ -109,8 +109,7 @@ fn what_would_change_the_result_is_refused_by_name() {
     let config: serde_json::Map<String, Value> = serde_json::from_slice(&config).unwrap();
     let cases = [
         ("peft_type", json!("LOHA")),
-        ("bias", json!("all")),
-        ("modules_to_save", json!(["lm_head"])),
+        ("bias", json!("vera_only")),
         ("layers_pattern", json!("layers")),
         ("layer_replication", json!([[0, 2]])),
         ("lora_bias", json!(true)),

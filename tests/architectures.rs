@@ -36,7 +36,7 @@ async fn check(gpu: &Gpu, case: &str) {
     ];
     let [from_folder, from_gguf] = &models;
     assert_eq!(from_folder.config(), from_gguf.config(), "{case}");
-    assert_eq!(from_folder.modules(), from_gguf.modules(), "{case}");
+    assert_eq!(*from_folder.modules(), *from_gguf.modules(), "{case}");
 
     // An adapter of the GGUF, away from zero, then on the folder.
     let groups = from_gguf.modules();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use web_lora::generate::GenerateOptions;
 use web_lora::gpu::{DeviceInfo, Gpu};
 use web_lora::io::{AdapterFile, ByteSource, Checkpoint, LoraConfig, Matrix, MemorySource};
-use web_lora::lora::{Adapter, ModuleGroup};
+use web_lora::lora::{Adapter, Modules};
 use web_lora::{Error, Result, model};
 
 fn paper() -> Gpu {
@@ -136,7 +136,7 @@ fn sizes_in_a_config_are_refused_before_anything_is_taken() {
 }
 
 /// The modules of the small model, on paper.
-fn modules() -> Vec<ModuleGroup> {
+fn modules() -> Modules {
     let checkpoint = open("", vec![("m.gguf", small_model().bytes())]).unwrap();
     pollster::block_on(model::load(&paper(), &checkpoint, 64, &mut |_, _| true)).unwrap().modules()
 }

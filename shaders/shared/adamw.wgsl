@@ -14,8 +14,8 @@ fn moved(before: Moments, g: vec4<f32>) -> Moments {
     return Moments(m, v);
 }
 
-fn updated(p: vec4<f32>, after: Moments, lr: f32) -> vec4<f32> {
+fn updated(p: vec4<f32>, after: Moments, lr: f32, weight_decay: f32) -> vec4<f32> {
     let denom = sqrt(after.v) / sqrt(step.bias_correction2) + step.eps;
-    let decayed = p * (1.0 - lr * step.weight_decay);
+    let decayed = p * (1.0 - lr * weight_decay);
     return decayed - (lr / step.bias_correction1) * (after.m / denom);
 }

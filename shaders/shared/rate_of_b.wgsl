@@ -8,3 +8,7 @@ fn learning_rate(i: u32) -> f32 {
     let of_b = (is_b[block / 32u] >> (block % 32u)) & 1u;
     return select(step.learning_rate, step.learning_rate_b, of_b == 1u);
 }
+
+fn weight_decay(i: u32) -> f32 {
+    return step.weight_decay;
+}

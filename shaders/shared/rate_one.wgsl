@@ -3,3 +3,7 @@
 fn learning_rate(i: u32) -> f32 {
     return step.learning_rate;
 }
+
+fn weight_decay(i: u32) -> f32 {
+    return step.weight_decay;
+}

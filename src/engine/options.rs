@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::kinds;
 use crate::data::{DataMapping, Format};
-use crate::io::{InitLoraWeights, LoraConfig, Message, ModuleNames, Quantization};
+use crate::io::{Bias, InitLoraWeights, LoraConfig, Message, ModuleNames, Quantization};
 use crate::kernels::preference::Preference;
 use crate::lora::ModuleGroup;
 use crate::model::Config;
@@ -65,6 +65,10 @@ pub struct LoraOptions {
     pub rank_pattern: Map<String, Value>,
     /// Other alphas, likewise.
     pub alpha_pattern: Map<String, Value>,
+    /// Which biases of the base are trained.
+    pub bias: Bias,
+    /// Norms that are trained in full, by the ends of their paths.
+    pub modules_to_save: Vec<String>,
     /// Of A.
     pub seed: u64,
 }
@@ -83,6 +87,8 @@ impl Default for LoraOptions {
             layers_to_transform: None,
             rank_pattern: Map::new(),
             alpha_pattern: Map::new(),
+            bias: Bias::None,
+            modules_to_save: vec![],
             seed: 0,
         }
     }
@@ -114,6 +120,8 @@ impl LoraOptions {
             rank_pattern: by_pattern("rankPattern", self.rank_pattern, |value| Some(value.as_u64()? as usize))?,
             alpha_pattern: by_pattern("alphaPattern", self.alpha_pattern, |value| Some(value.as_f64()? as f32))?,
             fan_in_fan_out: model.fan_in_fan_out(),
+            bias: self.bias,
+            modules_to_save: self.modules_to_save,
             base_model_name_or_path: Some(base.to_owned()),
         })
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::io::QuantizationError;
+use crate::io::{Bias, QuantizationError};
 use crate::low_rank::AdapterCost;
 use crate::train::{Evaluation, MemoryPlan, RewardsReport};
 
@@ -77,6 +77,10 @@ pub struct AdapterInfo {
     pub use_dora: bool,
     /// Kinds of linears.
     pub target_modules: Vec<String>,
+    /// See [`super::LoraOptions`].
+    pub bias: Bias,
+    /// See [`super::LoraOptions`].
+    pub modules_to_save: Vec<String>,
     /// Numbers that are trained.
     pub parameters: usize,
     /// Numbers of the weights they stand for.

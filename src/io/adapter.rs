@@ -15,6 +15,14 @@ const PREFIX: &str = "base_model.model.";
 /// The end of the name of a module's magnitudes, which are a vector and alone have no `.weight` after it.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
+/// What peft puts between an adapted module's name and what it had before.
+const BASE_LAYER: &str = ".base_layer";
+
+/// True of the names of biases and norms that are trained as they are.
+fn is_vector(name: &str) -> bool {
+    name.ends_with(".weight") || name.ends_with(".bias")
+}
+
 /// A matrix, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
@@ -32,7 +40,8 @@ pub struct AdapterFile {
     /// adapter_config.json.
     pub config: LoraConfig,
     /// Factors by name: `model.layers.0.self_attn.q_proj.lora_A` is `[r, in]`, its `lora_B` `[out, r]`; with DoRA its
-    /// `lora_magnitude_vector` is `[out, 1]`.
+    /// `lora_magnitude_vector` is `[out, 1]`, and biases and norms that are trained as they are,
+    /// `model.layers.0.input_layernorm.weight`, are `[out, 1]` too.
     pub tensors: BTreeMap<String, Matrix>,
 }
 
@@ -41,10 +50,12 @@ fn bad_weights(message: impl Into<String>) -> Error {
 }
 
 impl AdapterFile {
-    /// Reads and checks both files: every module has both factors, of the config's rank, and with DoRA its magnitudes, finite.
+    /// Reads and checks both files: every module has both factors, of the config's rank, and with DoRA its magnitudes; all
+    /// other vectors are of what the config trains; all are finite.
     pub fn parse(config: &[u8], weights: &[u8]) -> Result<Self> {
         let tensors = read_factors(weights)?;
-        let kinds = || tensors.keys().filter_map(|name| name.rsplit('.').nth(1)).map(str::to_owned).collect();
+        let adapted = || tensors.keys().filter_map(|name| name.strip_suffix(".lora_A"));
+        let kinds = || adapted().filter_map(|module| module.rsplit('.').next()).map(str::to_owned).collect();
         let config = LoraConfig::parse(config, kinds)?;
         check_factors(&config, &tensors)?;
         Ok(Self { config, tensors })
@@ -58,6 +69,34 @@ impl AdapterFile {
         }
     }
 
+    /// Refuses biases and norms that are trained as they are, for a reason.
+    pub(crate) fn refuse_vectors(&self, because: &str) -> Result<()> {
+        let Some(name) = self.tensors.keys().find(|name| is_vector(name)) else { return Ok(()) };
+        let is_saved = name.rsplit_once('.').is_some_and(|(module, _)| self.config.saves(module));
+        let field = if is_saved { "modules_to_save" } else { "bias" };
+        Err(unsupported(field, format!("'{name}' is trained as it is, and {because}")))
+    }
+
+    /// The vectors that take the place of the base's, by their names.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = (&str, &[f32])> {
+        let vectors = self.tensors.iter().filter(|(name, _)| is_vector(name));
+        vectors.map(|(name, matrix)| (name.as_str(), &matrix.data[..]))
+    }
+
+    /// The key of a tensor as peft writes it.
+    fn key_of(&self, name: &str) -> String {
+        if !is_vector(name) {
+            let end = if name.ends_with(MAGNITUDE) { "" } else { ".weight" };
+            return format!("{PREFIX}{name}{end}");
+        }
+        match name.strip_suffix(".bias") {
+            Some(module) if self.tensors.contains_key(&format!("{module}.lora_A")) => {
+                format!("{PREFIX}{module}{BASE_LAYER}.bias")
+            }
+            _ => format!("{PREFIX}{name}"),
+        }
+    }
+
     /// Both files, as peft would write them: adapter_config.json and adapter_model.safetensors.
     pub fn write(&self) -> (Vec<u8>, Vec<u8>) {
         let config = format!("{:#}\n", self.config.to_json()).into_bytes();
@@ -66,10 +105,9 @@ impl AdapterFile {
             .iter()
             .map(|(name, matrix)| {
                 let bytes = matrix.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-                match name.ends_with(MAGNITUDE) {
-                    true => (format!("{PREFIX}{name}"), vec![matrix.rows], bytes),
-                    false => (format!("{PREFIX}{name}.weight"), vec![matrix.rows, matrix.cols], bytes),
-                }
+                let is_matrix = !name.ends_with(MAGNITUDE) && !is_vector(name);
+                let shape = if is_matrix { vec![matrix.rows, matrix.cols] } else { vec![matrix.rows] };
+                (self.key_of(name), shape, bytes)
             })
             .collect();
         let views = bytes.iter().map(|(name, shape, bytes)| {
@@ -93,7 +131,7 @@ pub(crate) struct FactorPair<'a> {
     pub(crate) scaling: f32,
 }
 
-/// The factors by module, for formats that have nothing else: a file with more in it is refused.
+/// The factors by module. Who has no place for [`AdapterFile::vectors`] refuses them; a file with more in it is refused.
 pub(crate) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
     let mut pairs = vec![];
     for (key, a) in &file.tensors {
@@ -108,6 +146,7 @@ pub(crate) fn factor_pairs(file: &AdapterFile) -> Result<Vec<FactorPair<'_>>> {
             }
             Some((_, "lora_B")) => {}
             Some((_, "lora_magnitude_vector")) if file.config.use_dora => {}
+            _ if is_vector(key) => {}
             _ => {
                 return Err(Error::Unsupported {
                     file: WEIGHTS_FILE.to_owned(),
@@ -127,14 +166,13 @@ fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
     for (key, view) in BTreeMap::from_iter(file.iter()) {
         let weight = key.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(".weight"));
         let factor = weight.filter(|name| [".lora_A", ".lora_B"].iter().any(|end| name.ends_with(end)));
-        let magnitude = key.strip_prefix(PREFIX).filter(|name| name.ends_with(MAGNITUDE));
-        let Some(name) = factor.or(magnitude) else {
-            return Err(Error::Unsupported {
-                file: WEIGHTS_FILE.to_owned(),
-                field: format!("the tensor '{key}'"),
-                message: format!("only {PREFIX}….lora_A.weight, ….lora_B.weight and …{MAGNITUDE} are read"),
-            });
-        };
+        let own = |is_ours: fn(&str) -> bool| key.strip_prefix(PREFIX).filter(|name| is_ours(name));
+        let vector = own(|name| name.ends_with(MAGNITUDE) || is_vector(name));
+        let Some(name) = factor.or(vector) else { return Err(unread(key)) };
+        if second_bias(name) {
+            continue;
+        }
+        let name = name.replace(&format!("{BASE_LAYER}.bias"), ".bias");
         let data = match view.dtype() {
             Dtype::F32 => dequantize(DType::F32, view.data()),
             Dtype::F16 => dequantize(DType::F16, view.data()),
@@ -150,19 +188,36 @@ fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
             }
         };
         let (rows, cols) = match *view.shape() {
-            [rows, cols] if magnitude.is_none() => (rows, cols),
-            [rows] if magnitude.is_some() => (rows, 1),
+            [rows, cols] if factor.is_some() => (rows, cols),
+            [rows] if factor.is_none() => (rows, 1),
+            _ if is_vector(&name) => return Err(unread(key)),
             _ => {
-                let kind = if magnitude.is_some() { "a vector" } else { "a matrix" };
+                let kind = if factor.is_none() { "a vector" } else { "a matrix" };
                 return Err(bad_weights(format!("'{key}' has the shape {:?}, not that of {kind}", view.shape())));
             }
         };
         if let Some(at) = data.iter().position(|value| !value.is_finite()) {
             return Err(bad_weights(format!("'{key}' has {} at element {at}", data[at])));
         }
-        tensors.insert(name.to_owned(), Matrix { rows, cols, data });
+        tensors.insert(name, Matrix { rows, cols, data });
     }
     Ok(tensors)
+}
+
+/// Of a layer norm that is trained in full, peft's `bias: all` has the base's bias and the trained one once more.
+fn second_bias(name: &str) -> bool {
+    name.ends_with(".original_module.bias") || name.ends_with(".modules_to_save.bias")
+}
+
+fn unread(key: &str) -> Error {
+    Error::Unsupported {
+        file: WEIGHTS_FILE.to_owned(),
+        field: format!("the tensor '{key}'"),
+        message: format!(
+            "only {PREFIX}….lora_A.weight, ….lora_B.weight, …{MAGNITUDE}, and the biases and norms that {CONFIG_FILE} \
+             names are read"
+        ),
+    }
 }
 
 fn doubles(bytes: &[u8]) -> impl Iterator<Item = f64> {
@@ -174,6 +229,12 @@ pub(super) fn check_factors(config: &LoraConfig, tensors: &BTreeMap<String, Matr
         return Err(bad_weights("there are no factors in it"));
     }
     for (name, matrix) in tensors {
+        if is_vector(name) {
+            match config.trains(name)? {
+                true => continue,
+                false => return Err(unread(&format!("{PREFIX}{name}"))),
+            }
+        }
         let (module, kind) = name.rsplit_once('.').unwrap_or_default();
         let needed = &["lora_A", "lora_B", "lora_magnitude_vector"][..if config.use_dora { 3 } else { 2 }];
         if !needed.contains(&kind) {

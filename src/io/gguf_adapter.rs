@@ -25,9 +25,13 @@ impl AdapterFile {
     /// keys. `lora_a` is `[r, in]` and `lora_b` `[out, r]` in
     /// rows; those of llama's q and k are put in llama.cpp's order.
     ///
-    /// Errors with `Unsupported` where a module has no name in GGUF, and for DoRA, which llama.cpp does not know.
+    /// Errors with `Unsupported` where a module has no name in GGUF, and for DoRA and trained biases and norms, which llama.cpp
+    /// does not know.
     pub fn write_gguf(&self, model_type: &str, heads: [usize; 2]) -> Result<Vec<u8>> {
         self.refuse_dora("GGUF has no place for the magnitudes of DoRA")?;
+        self.refuse_vectors(
+            "llama.cpp's adapters have no place for it: merge the adapter into the model and convert that",
+        )?;
         let architecture = architecture(model_type);
         let alpha = self.config.lora_alpha;
         let mut tensors = vec![];

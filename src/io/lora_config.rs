@@ -117,6 +117,19 @@ impl InitLoraWeights {
     }
 }
 
+/// Which biases of the base are trained: peft's `bias`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bias {
+    /// None.
+    #[default]
+    None,
+    /// All that there are, of linears and layer norms.
+    All,
+    /// Those of adapted modules.
+    LoraOnly,
+}
+
 /// What peft's `LoraConfig` says that matters to us.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
@@ -144,6 +157,10 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f32)>,
     /// The adapted weights are `[in, out]` in the base model, as GPT-2's are. The factors are as ever.
     pub fan_in_fan_out: bool,
+    /// Which biases are trained.
+    pub bias: Bias,
+    /// Norms that are trained in full, each by the end of its path. As in peft, that need not be a whole part of it.
+    pub modules_to_save: Vec<String>,
     /// The base model, where it is known.
     pub base_model_name_or_path: Option<String>,
 }
@@ -164,6 +181,8 @@ impl LoraConfig {
             rank_pattern: vec![],
             alpha_pattern: vec![],
             fan_in_fan_out: false,
+            bias: Bias::None,
+            modules_to_save: vec![],
             base_model_name_or_path: None,
         }
     }
@@ -180,6 +199,23 @@ impl LoraConfig {
         let alpha = first_match(&self.alpha_pattern, path)?.unwrap_or(self.lora_alpha);
         let divisor = if self.use_rslora { (r as f32).sqrt() } else { r as f32 };
         Ok(Some((r, alpha / divisor)))
+    }
+
+    /// True where the vector `name` of the base, a module's path with `.weight` or `.bias`, is trained as it is: peft's
+    /// `_mark_only_adapters_as_trainable` and `_set_trainable`.
+    pub fn trains(&self, name: &str) -> Result<bool> {
+        let (module, kind) = name.rsplit_once('.').unwrap_or_default();
+        let bias = match self.bias {
+            Bias::None => false,
+            Bias::All => true,
+            Bias::LoraOnly => self.of_module(module)?.is_some(),
+        };
+        Ok(self.saves(module) || (kind == "bias" && bias))
+    }
+
+    /// True where the module at `path` is trained in full.
+    pub(super) fn saves(&self, path: &str) -> bool {
+        self.modules_to_save.iter().any(|name| path.ends_with(name.as_str()))
     }
 
     /// That of the plain adapter of twice the rank which says what one that began from the weights has become: as peft's
@@ -225,6 +261,17 @@ impl LoraConfig {
             rank_pattern: patterns(&fields, "rank_pattern", rank)?,
             alpha_pattern: patterns(&fields, "alpha_pattern", finite)?,
             fan_in_fan_out: flag("fan_in_fan_out"),
+            bias: match fields.get("bias") {
+                None | Some(Value::Null) => Bias::None,
+                Some(bias) => Bias::deserialize(bias).map_err(|_| {
+                    unsupported("bias", format!("it is {bias}; 'none', 'all' and 'lora_only' are read"))
+                })?,
+            },
+            modules_to_save: match modules(&fields, "modules_to_save")? {
+                None => vec![],
+                Some(ModuleNames::Names(names)) => names,
+                Some(ModuleNames::Pattern(_)) => return Err(bad_config("'modules_to_save' is not a list of names")),
+            },
             base_model_name_or_path: fields
                 .get("base_model_name_or_path")
                 .and_then(Value::as_str)
@@ -254,7 +301,7 @@ impl LoraConfig {
             "arrow_config": null,
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model_name_or_path,
-            "bias": "none",
+            "bias": self.bias,
             "corda_config": null,
             "ensure_weight_tying": false,
             "eva_config": null,
@@ -273,7 +320,7 @@ impl LoraConfig {
             "lora_ga_config": null,
             "megatron_config": null,
             "megatron_core": "megatron.core",
-            "modules_to_save": null,
+            "modules_to_save": Some(&self.modules_to_save).filter(|names| !names.is_empty()),
             "monteclora_config": null,
             "peft_type": "LORA",
             "peft_version": "0.21.2",
@@ -331,10 +378,11 @@ pub(super) fn unsupported(field: &str, message: String) -> Error {
 /// too when they are switched on: new kinds of LoRA arrive as new fields.
 fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
     /// Read, or without effect on a trained adapter.
-    const HARMLESS: [&str; 27] = [
+    const HARMLESS: [&str; 29] = [
         "alpha_pattern",
         "auto_mapping",
         "base_model_name_or_path",
+        "bias",
         "corda_config",
         "ensure_weight_tying",
         "eva_config",
@@ -348,6 +396,7 @@ fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",
+        "modules_to_save",
         "peft_type",
         "peft_version",
         "qalora_group_size",
@@ -372,7 +421,6 @@ fn refuse_unimplemented(fields: &Map<String, Value>) -> Result<()> {
             Value::Array(items) => items.is_empty() || harmless,
             Value::Object(items) => items.is_empty() || harmless,
             Value::String(text) => match name.as_str() {
-                "bias" => text == "none",
                 // The other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base model with them.
                 "init_lora_weights" => matches!(text.as_str(), "gaussian" | "orthogonal" | "eva"),
                 _ => text.is_empty() || harmless,

@@ -18,6 +18,7 @@ impl AdapterFile {
     /// The adapter as `(adapter_config.json, adapters.safetensors)` for mlx-lm, for a base of so many layers: `lora_a` is
     /// `[in, r]` and `lora_b` `[r, out]`, with DoRA `m` `[out]`.
     pub fn write_mlx(&self, num_layers: usize) -> Result<(Vec<u8>, Vec<u8>)> {
+        self.refuse_vectors("mlx-lm's adapters have no place for it: merge the adapter into the model")?;
         let pairs = factor_pairs(self)?;
         let rank = pairs.iter().map(|pair| pair.a.rows).max().unwrap_or(self.config.r);
         let scale = pairs.first().map_or(1.0, |pair| pair.scaling);

@@ -39,6 +39,8 @@ pub enum Rate {
     OfB = 1,
     /// None: they stay as they are.
     None = 2,
+    /// `step.learning_rate_b`, and no weight decay.
+    Undecayed = 3,
 }
 
 /// Two bits for every rate, `array<u32>`, the lowest first.
@@ -209,6 +211,44 @@ pub(super) mod tests {
         case
     }
 
+    /// Every rate, by turns of four numbers.
+    fn each_case(n: usize) -> Case {
+        let step = step(3);
+        let mut case = Case::new(format!("{n}, each rate"), step);
+        let all = [Rate::One, Rate::OfB, Rate::None, Rate::Undecayed];
+        let [params, grads, moments] = [1, 2, 3].map(|seed| random(n, seed));
+        let squares: Vec<f32> = moments.iter().map(|m| m * m).collect();
+        let [p, g, m, v] = [&params, &grads, &moments, &squares].map(|values| f64s(values));
+        let of = |rate: Rate| {
+            let learning_rate = match rate {
+                Rate::One => step.learning_rate,
+                Rate::OfB | Rate::Undecayed => step.learning_rate_b,
+                Rate::None => 0.0,
+            };
+            let weight_decay = if rate == Rate::Undecayed { 0.0 } else { step.weight_decay };
+            let [updated, ..] = adamw_reference(&Step { learning_rate, weight_decay, ..step }, 1.0, &p, &g, &m, &v);
+            updated
+        };
+        let by_rate = all.map(of);
+        let expected = (0..n).map(|at| by_rate[at / 4 % 4][at]).collect();
+        let rates: Vec<Rate> = (0..n.div_ceil(4)).map(|at| all[at % 4]).collect();
+        let inputs = [&params, &grads, &moments, &squares].map(|values| case.buffer(values));
+        let metrics_at = case.buffer(&[1.0, 1.0, 1.0, 1.0f32]);
+        let codes_at = case.buffer(&rate_codes(&rates));
+        case.record(move |rec, b| {
+            let [params, grads, m, v] = inputs.map(|at| b[at]);
+            adamw(rec, "adamw", params, grads, m, v, n, b[metrics_at], Rates::Each(b[codes_at]));
+        });
+        // As below, to 8 roundings of an update.
+        let eps = f64::from(f32::EPSILON);
+        case.expect(
+            inputs[0],
+            expected,
+            Tolerance { abs: 8.0 * eps * f64::from(step.learning_rate_b), rel: 2.0 * eps },
+        );
+        case
+    }
+
     kernel_test!(
         adamw_matches,
         [
@@ -226,6 +266,7 @@ pub(super) mod tests {
             case(64, 1, true, std::slice::from_ref(&(0..256))),
             case(1000, 5, true, &[256..1280, 3840..4000]),
             case(100_003, 10, true, &[1024..40_960, 65_536..65_792, 300_032..399_872]),
+            each_case(130),
         ])
         .collect()
     );

@@ -3,10 +3,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Columns;
 use super::attention::AttentionShape;
+use super::{Columns, Matrix};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
+/// Threads of a workgroup that has a row.
+const ROW_WORKGROUP: u32 = 64;
 const HEAD: &str = include_str!("../../shaders/shared/qk_head.wgsl");
 
 /// `struct Params` of `shaders/shared/qk_head.wgsl`.
@@ -71,6 +73,46 @@ pub fn qk_norm_backward(
     dispatch(rec, label, shape, &shader, &bindings, norm, dq, dk, 10);
 }
 
+/// Writes what each row adds to the gradient of the norm's weights to `terms`, `[n_tokens, 2 head_dim]`, from the gradients on
+/// normalised heads.
+pub fn qk_norm_terms(
+    rec: &mut Recording,
+    label: &str,
+    shape: AttentionShape,
+    norm: QkNorm,
+    dq: Columns,
+    dk: Columns,
+    terms: Matrix,
+) {
+    assert_eq!(terms.width, 2 * shape.head_dim, "{label}: terms of both weights");
+    let params = QkNormParams::new(label, shape, norm, dq, dk);
+    let constants = [("WORKGROUP", ROW_WORKGROUP), ("HEADS", params.n_heads + params.n_kv_heads)];
+    let shader = Shader::new("qk_norm_terms", &constants, &[HEAD, include_str!("../../shaders/qk_norm_terms.wgsl")]);
+    let grid = [Extent::Rows { rows: params.rows, per: 1 }, Extent::Fixed(1), Extent::Fixed(1)];
+    let bindings = [norm.raw, dq.matrix.slice, terms.slice];
+    rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, 5 * raw_width(shape) as u64));
+}
+
+impl QkNormParams {
+    fn new(label: &str, shape: AttentionShape, norm: QkNorm, q: Columns, k: Columns) -> Self {
+        assert!(
+            shape.head_dim.is_multiple_of(2) && (q.width, k.width) == shape.widths(),
+            "{label}: widths for {shape:?}"
+        );
+        assert!(q.matrix.slice == k.matrix.slice && q.first == 0, "{label}: q and k lie in one matrix, q first");
+        Self {
+            rows: Rows::TOKENS,
+            n_heads: shape.n_heads as u32,
+            n_kv_heads: shape.n_kv_heads as u32,
+            half: shape.head_dim as u32 / 2,
+            stride: q.matrix.stride() as u32,
+            k_first: k.first as u32,
+            eps: norm.eps,
+            _pad: [0; 2],
+        }
+    }
+}
+
 fn dispatch(
     rec: &mut Recording,
     label: &str,
@@ -82,18 +124,7 @@ fn dispatch(
     k: Columns,
     flops_per_column: usize,
 ) {
-    assert!(shape.head_dim.is_multiple_of(2) && (q.width, k.width) == shape.widths(), "{label}: widths for {shape:?}");
-    assert!(q.matrix.slice == k.matrix.slice && q.first == 0, "{label}: q and k lie in one matrix, q first");
-    let params = QkNormParams {
-        rows: Rows::TOKENS,
-        n_heads: shape.n_heads as u32,
-        n_kv_heads: shape.n_kv_heads as u32,
-        half: shape.head_dim as u32 / 2,
-        stride: q.matrix.stride() as u32,
-        k_first: k.first as u32,
-        eps: norm.eps,
-        _pad: [0; 2],
-    };
+    let params = QkNormParams::new(label, shape, norm, q, k);
     // One thread for each head of each row.
     let heads = Extent::cover(params.n_heads + params.n_kv_heads, 8);
     let grid = [heads, Extent::Rows { rows: params.rows, per: 8 }, Extent::Fixed(1)];
@@ -108,7 +139,7 @@ mod tests {
     use crate::kernels::rope::tests::angles;
     use crate::kernels::rope::turned;
     use crate::kernels::testing::*;
-    use crate::kernels::{Matrix, Token, stride};
+    use crate::kernels::{Token, stride};
 
     const EPS: f32 = 1e-6;
 
@@ -216,6 +247,68 @@ mod tests {
             .flat_map(|(n, heads, kv_heads, dim)| [false, true].map(|back| case(n, heads, kv_heads, dim, back)))
             .collect()
     );
+
+    /// What each row adds to the gradient of the weights, in f64.
+    fn terms_reference(heads: &Heads, x: &[f64], d: &[f64]) -> Vec<f64> {
+        let head_dim = heads.shape.head_dim;
+        let normalised = heads.normalised(x, &vec![1.0; 2 * head_dim], None);
+        let mut terms = vec![0.0; x.len() / heads.width * stride(2 * head_dim)];
+        for (row, head) in (0..x.len() / heads.width).flat_map(|row| (0..heads.count()).map(move |h| (row, h))) {
+            let (first, w) = heads.of(head);
+            for i in 0..head_dim {
+                let at = row * heads.width + first + i;
+                terms[row * stride(2 * head_dim) + w + i] += d[at] * normalised[at];
+            }
+        }
+        terms
+    }
+
+    fn terms_case(n_tokens: usize, n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Case {
+        let heads = Heads::new(shape(n_heads, n_kv_heads, head_dim));
+        let (shape, width, k_first) = (heads.shape, heads.width, heads.k_first);
+        let step = Step { n_tokens: n_tokens as u32, ..Default::default() };
+        let mut case = Case::new(format!("{n_tokens} tokens, {shape:?}"), step);
+        let [x, d] = [1, 2].map(|seed| random(n_tokens * width, seed));
+        let raw: Vec<f32> = (0..n_tokens * heads.count())
+            .flat_map(|at| {
+                let first = at / heads.count() * width + heads.of(at % heads.count()).0;
+                x[first..first + head_dim].to_vec()
+            })
+            .collect();
+        let expected = terms_reference(&heads, &f64s(&x), &f64s(&d));
+        let [raw_at, d_at] = [&raw, &d].map(|values| case.buffer(values));
+        let terms_at = case.output(expected.len());
+        case.record(move |rec, b| {
+            let matrix = Matrix { slice: b[d_at], width };
+            let (q_width, kv_width) = shape.widths();
+            let dq = Columns { matrix, first: 0, width: q_width };
+            let dk = Columns { matrix, first: k_first, width: kv_width };
+            let norm = QkNorm { weight: b[raw_at], eps: EPS, raw: b[raw_at] };
+            let terms = Matrix { slice: b[terms_at], width: 2 * head_dim };
+            qk_norm_terms(rec, "terms", shape, norm, dq, dk, terms);
+        });
+        // Normalised values reach the root of their number.
+        case.expect(terms_at, expected, Tolerance::sum(n_heads, (head_dim as f64).sqrt()));
+        case
+    }
+
+    kernel_test!(
+        qk_norm_terms_match,
+        [(1, 1, 1, 2), (7, 3, 3, 10), (9, 4, 2, 32), (5, 70, 7, 6), (3, 5, 1, 256)]
+            .map(|(n, heads, kv_heads, dim)| terms_case(n, heads, kv_heads, dim))
+            .into()
+    );
+
+    #[test]
+    fn the_terms_add_up_to_the_gradient_of_the_weights() {
+        let heads = Heads::new(shape(2, 1, 8));
+        let [x, c] = [1, 2].map(|seed| f64s(&random(3 * heads.width, seed)));
+        let weight = f64s(&random(16, 3));
+        let loss = |weight: &[f64]| heads.normalised(&x, weight, None).iter().zip(&c).map(|(y, c)| y * c).sum();
+        let terms = terms_reference(&heads, &x, &c);
+        let sums: Vec<f64> = (0..16).map(|i| terms.iter().skip(i).step_by(16).sum()).collect();
+        assert_close(&sums, &finite_differences(&weight, loss));
+    }
 
     #[test]
     fn the_way_back_is_the_gradient() {

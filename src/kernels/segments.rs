@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::column_sum::Run;
 use super::stride;
 
 /// Most linears of one product.
@@ -25,6 +26,16 @@ impl Layout {
         match self {
             Self::SideBySide | Self::Interleaved => widths.iter().map(|&width| stride(width)).sum(),
             Self::Halves => 2 * stride(widths[0] / 2),
+        }
+    }
+
+    /// The output's columns for those of linear `index`, in their order.
+    pub fn runs(self, widths: &[usize], index: usize) -> Vec<Run> {
+        let run = |column: usize, len: usize, step: usize| Run { first: self.column(widths, index, column), len, step };
+        match self {
+            Self::SideBySide => vec![run(0, widths[index], 1)],
+            Self::Interleaved => vec![run(0, widths[index], 2)],
+            Self::Halves => [0, widths[0] / 2].map(|column| run(column, widths[0] / 2, 2)).into(),
         }
     }
 
@@ -113,5 +124,24 @@ impl Segments {
 
     pub(super) fn is_interleaved(&self) -> u32 {
         u32::from(self.layout == Layout::Interleaved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_the_columns() {
+        let layouts: [(Layout, &[usize]); 3] =
+            [(Layout::SideBySide, &[42, 10, 9]), (Layout::Interleaved, &[21, 21]), (Layout::Halves, &[42])];
+        for (layout, widths) in layouts {
+            for (index, &width) in widths.iter().enumerate() {
+                let runs = layout.runs(widths, index);
+                let places = runs.iter().flat_map(|run| (0..run.len).map(|at| run.place(at)));
+                let columns = (0..width).map(|column| layout.column(widths, index, column));
+                assert!(places.eq(columns), "{layout:?} {index}");
+            }
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Self-attention with rotary positions and grouped heads.
 
-use super::{BatchView, Linear, LowRank, matrix};
+use super::{BatchView, Linear, LowRank, Vector, matrix};
 use crate::gpu::{Buffer, Gpu, Recording, Rows, Slice};
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::{AttentionBackward, attention_dkv, attention_dq};
+use crate::kernels::column_sum::Terms;
 use crate::kernels::matmul::Store;
-use crate::kernels::qk_norm::{self, qk_norm, qk_norm_backward};
+use crate::kernels::qk_norm::{self, qk_norm, qk_norm_backward, qk_norm_terms};
 use crate::kernels::rms_norm::After;
 use crate::kernels::rope::rope;
 use crate::kernels::rows::scatter_rows;
@@ -75,7 +76,7 @@ impl KvCache {
 /// RMS norm of each query and key head.
 pub struct QkNorm {
     /// f32 `[2, head_dim]`: weights of queries, of keys.
-    pub weight: Buffer,
+    pub weight: Vector,
     /// Added to the mean square.
     pub eps: f32,
 }
@@ -109,7 +110,13 @@ pub struct AttentionSaved {
 impl Attention {
     /// True when `adapter` changes any part of it.
     pub fn is_adapted(&self, adapter: &AdapterView) -> bool {
-        self.qkv_proj.is_adapted(adapter) || self.o_proj.is_adapted(adapter)
+        self.is_adapted_inside(adapter) || self.o_proj.is_adapted(adapter)
+    }
+
+    /// True when `adapter` changes any part of it before the last linear.
+    fn is_adapted_inside(&self, adapter: &AdapterView) -> bool {
+        let norm = self.qk_norm.as_ref().is_some_and(|norm| norm.weight.is_trained(adapter));
+        norm || self.qkv_proj.is_adapted(adapter)
     }
 
     /// Room for the low-rank values of all its linears.
@@ -141,7 +148,7 @@ impl Attention {
         let table = rec.external(&rotation.table);
         let norm = self.qk_norm.as_ref().map(|norm| {
             let n = rec.capacity(Rows::TOKENS) * qk_norm::raw_width(self.shape);
-            let (weight, raw) = (rec.external(&norm.weight), rec.floats("qk", n as u64));
+            let (weight, raw) = (norm.weight.slice(rec, adapter), rec.floats("qk", n as u64));
             qk_norm::QkNorm { weight, eps: norm.eps, raw }
         });
         match norm {
@@ -192,9 +199,10 @@ impl Attention {
         needs_dx: bool,
     ) -> Option<Matrix> {
         let dxa = self.low_rank(rec, adapter, "dxa");
+        self.o_proj.backward_bias(rec, adapter, "o_proj", dy);
         let dy = self.o_proj.backward_magnitude(rec, adapter, "o_proj", saved.out, LowRank::part(saved.xa, 1), dy);
         self.o_proj.backward_low_rank(rec, adapter, "o_proj", dy.product, LowRank::part(dxa, 1));
-        let inner = needs_dx || self.qkv_proj.is_adapted(adapter);
+        let inner = needs_dx || self.is_adapted_inside(adapter);
         let d_qkv = inner.then(|| {
             let d_out = matrix(rec, "d_attention", Rows::TOKENS, saved.out.width);
             self.o_proj.backward(rec, adapter, "o_proj", dy, LowRank::part(dxa, 1), d_out, Store::Replace);
@@ -213,8 +221,16 @@ impl Attention {
             let d_qkv = backward.d_qkv;
             if let Some(norm) = saved.norm {
                 let [dq, dk, _] = self.columns(d_qkv);
+                if let Some(QkNorm { weight, .. }) =
+                    self.qk_norm.as_ref().filter(|norm| norm.weight.is_trained(adapter))
+                {
+                    let terms = matrix(rec, "d_qk_norm", Rows::TOKENS, 2 * self.shape.head_dim);
+                    qk_norm_terms(rec, "qk_norm.terms", self.shape, norm, dq, dk, terms);
+                    weight.backward(rec, adapter, "qk_norm.dw", Rows::TOKENS, terms, Terms::Plain);
+                }
                 qk_norm_backward(rec, "qk_norm.dx", self.shape, norm, dq, dk);
             }
+            self.qkv_proj.backward_bias(rec, adapter, "qkv_proj", d_qkv);
             let xa = LowRank::part(saved.xa, 0);
             let d_qkv = self.qkv_proj.backward_magnitude(rec, adapter, "qkv_proj", saved.x, xa, d_qkv);
             self.qkv_proj.backward_low_rank(rec, adapter, "qkv_proj", d_qkv.product, LowRank::part(dxa, 0));

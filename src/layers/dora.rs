@@ -45,7 +45,7 @@ impl Linear {
             scale: lora.scaling,
             segments: lora.segments,
         };
-        let bias = self.bias.as_ref().map(|bias| rec.external(bias));
+        let bias = self.bias.as_ref().map(|bias| bias.slice(rec, adapter));
         for weight in self.weight.weights(rec) {
             let label = format!("{}.gain", self.modules[0].kind());
             dora_gain(rec, &label, &weight, pair, bias, self.width(), dora.gains);

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Linear, Norm, QkNorm};
+use super::{Linear, Norm, QkNorm, Vector};
 use crate::gpu::{Buffer, Gpu, Recording};
 use crate::io::{Checkpoint, DType, Tensor, dequantize, first_not_finite};
+use crate::kernels::column_sum::Run;
 use crate::kernels::segments::Layout;
 use crate::kernels::stride;
 use crate::kernels::weight::{Weight, WeightFormat, repack};
-use crate::lora::ModuleShape;
+use crate::lora::{ModuleShape, VectorGroup, VectorPart};
 use crate::{Error, Result};
 
 /// File bytes held in memory at a time while loading.
@@ -78,6 +79,13 @@ pub enum NormKind {
     RmsPlusOne,
     /// Layer norm, with a bias.
     Layer,
+}
+
+impl NormKind {
+    /// What its weight is more than that of the file.
+    fn offset(self) -> f32 {
+        if self == Self::RmsPlusOne { 1.0 } else { 0.0 }
+    }
 }
 
 /// Streams a checkpoint's weights to the GPU and keeps count.
@@ -159,16 +167,27 @@ impl<'a> Loader<'a> {
     }
 
     /// The biases of `modules`, laid out as their outputs.
-    async fn biases(&mut self, modules: &[ModuleShape], layout: Layout) -> Result<Buffer> {
+    async fn biases(&mut self, modules: &[ModuleShape], layout: Layout) -> Result<Vector> {
         let widths: Vec<usize> = modules.iter().map(|module| module.out_features).collect();
-        let mut values = vec![0.0; layout.width(&widths)];
-        for (index, module) in modules.iter().enumerate() {
-            let bias = self.vector(&format!("{}.bias", module.name), module.out_features).await?;
-            for (column, value) in bias.into_iter().enumerate() {
-                values[layout.column(&widths, index, column)] = value;
-            }
+        let parts = modules.iter().enumerate().map(|(index, module)| VectorPart {
+            name: format!("{}.bias", module.name),
+            runs: layout.runs(&widths, index),
+        });
+        self.vectors(parts.collect(), layout.width(&widths), 0.0, false).await
+    }
+
+    /// The vectors `parts` as one that kernels read, `width` numbers of which those past the vectors are zero: numbers of the
+    /// files and an offset.
+    async fn vectors(&mut self, parts: Vec<VectorPart>, width: usize, offset: f32, of_norms: bool) -> Result<Vector> {
+        let mut values = vec![-offset; width];
+        for part in &parts {
+            let vector = self.vector(&part.name, part.len()).await?;
+            part.places().zip(vector).for_each(|(place, value)| values[place] = value);
         }
-        self.upload(&format!("{}.bias", modules[0].name), &values)
+        let numbers: Vec<f32> = values.iter().map(|value| value + offset).collect();
+        let base = self.upload(&parts[0].name, &numbers)?;
+        let values = if self.gpu.is_paper() { vec![] } else { values };
+        Ok(Vector::new(base, VectorGroup { parts, of_norms, width, values, offset }))
     }
 
     /// The vector `name`, which must be `[len]`; empty on paper.
@@ -326,35 +345,23 @@ impl<'a> Loader<'a> {
     /// The norm `module` over `width` columns: an RMS norm whose weight is that of the file and `offset`, or with a
     /// bias a layer norm.
     pub async fn norm(&mut self, module: &str, width: usize, eps: f32, kind: NormKind) -> Result<Norm> {
-        let name = format!("{module}.weight");
-        let weight = self.vector(&name, width).await?;
-        let offset = if kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 };
-        let padded = |values: Vec<f32>, offset: f32| {
-            let mut values: Vec<f32> = values.into_iter().map(|value| value + offset).collect();
-            values.resize(stride(width), 0.0);
-            values
-        };
-        let weight = self.upload(&name, &padded(weight, offset))?;
-        let bias = if kind == NormKind::Layer {
-            let name = format!("{module}.bias");
-            let values = self.vector(&name, width).await?;
-            Some(self.upload(&name, &padded(values, 0.0))?)
-        } else {
-            None
+        let part = |kind: &str| vec![VectorPart { name: format!("{module}.{kind}"), runs: vec![Run::new(0, width)] }];
+        let weight = self.vectors(part("weight"), stride(width), kind.offset(), true).await?;
+        let bias = match kind {
+            NormKind::Layer => Some(self.vectors(part("bias"), stride(width), 0.0, true).await?),
+            NormKind::Rms | NormKind::RmsPlusOne => None,
         };
         Ok(Norm { weight, bias, width, eps })
     }
 
     /// The norms `modules` of query and key heads.
     pub async fn qk_norm(&mut self, modules: [&str; 2], head_dim: usize, eps: f32, kind: NormKind) -> Result<QkNorm> {
-        let offset = if kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 };
-        let mut values = vec![];
-        for module in modules {
-            values.extend(self.vector(&format!("{module}.weight"), head_dim).await?);
-        }
-        values.iter_mut().for_each(|value| *value += offset);
-        values.resize(2 * head_dim, 0.0);
-        Ok(QkNorm { weight: self.upload(&format!("{}.weight", modules[0]), &values)?, eps })
+        let part = |(module, first): (&str, usize)| VectorPart {
+            name: format!("{module}.weight"),
+            runs: vec![Run::new(first, head_dim)],
+        };
+        let parts = modules.into_iter().zip([0, head_dim]).map(part).collect();
+        Ok(QkNorm { weight: self.vectors(parts, 2 * head_dim, kind.offset(), true).await?, eps })
     }
 
     /// Refuses files that hold more than the architecture asked for: ignoring a tensor would change the model.

@@ -10,6 +10,7 @@ use crate::kernels::preference::preference;
 use crate::kernels::rms_norm::After;
 use crate::kernels::rows::{gather_rows, scatter_rows};
 use crate::kernels::{Matrix, ROW_PAD, stride};
+use crate::lora::AdapterView;
 
 /// Logits that exist at a time, in bytes.
 const CHUNK_BYTES: usize = 16 << 20;
@@ -20,6 +21,8 @@ pub struct Head<'a> {
     pub norm: &'a Norm,
     /// `[vocab_size, hidden_size]`.
     pub weight: &'a Frozen,
+    /// What may train the norm.
+    pub adapter: &'a AdapterView,
 }
 
 impl Head<'_> {
@@ -28,7 +31,7 @@ impl Head<'_> {
         let rows = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", rows, hidden.width);
         gather_rows(rec, "rows", rows, batch.target_rows, hidden, gathered);
-        let (normed, _) = self.norm.forward(rec, "norm", rows, gathered, After::Nothing);
+        let (normed, _) = self.norm.forward(rec, self.adapter, "norm", rows, gathered, After::Nothing);
         for weight in self.weight.weights(rec) {
             matmul(rec, "lm_head", rows, normed, &weight, None, None, logits, Store::Replace);
         }
@@ -49,7 +52,7 @@ impl Head<'_> {
         let all = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", all, hidden.width);
         gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
-        let (normed, saved) = self.norm.forward(rec, "norm", all, gathered, After::Nothing);
+        let (normed, saved) = self.norm.forward(rec, self.adapter, "norm", all, gathered, After::Nothing);
         let d_normed = matrix(rec, "d_norm", all, hidden.width);
         let losses = rec.floats("losses", batch.max_targets as u64);
 
@@ -72,7 +75,7 @@ impl Head<'_> {
         }
 
         let d_gathered = matrix(rec, "d_rows", all, hidden.width);
-        self.norm.backward(rec, "norm", all, &saved, d_normed, d_gathered, false);
+        self.norm.backward(rec, self.adapter, "norm", all, &saved, d_normed, Some((d_gathered, false)));
         rec.clear(d_hidden.slice);
         scatter_rows(rec, "d_rows", all, batch.target_rows, d_gathered.into(), d_hidden);
     }
@@ -83,7 +86,7 @@ impl Head<'_> {
         let all = Rows::targets(0, batch.max_targets as u32);
         let gathered = matrix(rec, "rows", all, hidden.width);
         gather_rows(rec, "rows", all, batch.target_rows, hidden, gathered);
-        let (normed, _) = self.norm.forward(rec, "norm", all, gathered, After::Nothing);
+        let (normed, _) = self.norm.forward(rec, self.adapter, "norm", all, gathered, After::Nothing);
         let (logits, chunks) = self.chunks(rec, batch);
         for (start, rows) in chunks {
             for weight in self.weight.weights(rec) {

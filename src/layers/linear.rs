@@ -5,8 +5,9 @@
 //! dA are of `kept ⊙ x`, and `s dxa A` comes back to x through `kept` as well: one mask for all linears that read x.
 
 use super::dora::OutputGrad;
-use super::{Frozen, matrix};
-use crate::gpu::{Buffer, Recording, Rows, Slice};
+use super::{Frozen, Vector, matrix};
+use crate::gpu::{Recording, Rows, Slice};
+use crate::kernels::column_sum::Terms;
 use crate::kernels::dropout::{dropped, dropped_gradient, lora_project};
 use crate::kernels::lora_grad::{LoraGroup, lora_grad};
 use crate::kernels::matmul::{Affine, Store, Tail, lora_dxa, matmul, matmul_transposed};
@@ -25,7 +26,7 @@ pub struct Linear {
     /// `[width, in_features]`.
     pub weight: Frozen,
     /// f32 `[width]`, laid out as the outputs are.
-    pub bias: Option<Buffer>,
+    pub bias: Option<Vector>,
 }
 
 /// The low-rank values (`x Aᵀ`, or their gradient) of two linears that follow each other, in one buffer.
@@ -38,7 +39,14 @@ pub struct LowRank {
 impl Linear {
     /// True when `adapter` changes any of them.
     pub fn is_adapted(&self, adapter: &AdapterView) -> bool {
-        self.factors(adapter).is_some()
+        self.factors(adapter).is_some() || self.bias.as_ref().is_some_and(|bias| bias.is_trained(adapter))
+    }
+
+    /// Adds to the gradients of the biases that are trained, from that on the output.
+    pub fn backward_bias(&self, rec: &mut Recording, adapter: &AdapterView, label: &str, dy: Matrix) {
+        if let Some(bias) = &self.bias {
+            bias.backward(rec, adapter, &format!("{label}.db"), Rows::TOKENS, dy, Terms::Plain);
+        }
     }
 
     /// Columns of the output, pads included.
@@ -105,7 +113,7 @@ impl Linear {
         let tail = self.tail(adapter, xa);
         let affine = match (self.dora(adapter), &self.bias) {
             (Some((_, dora)), _) => Some(Affine::Gain(dora.gains)),
-            (None, Some(bias)) => Some(Affine::Bias(rec.external(bias))),
+            (None, Some(bias)) => Some(Affine::Bias(bias.slice(rec, adapter))),
             (None, None) => None,
         };
         let (x, store) = self.forward_taken_away(rec, adapter, label, x, y, store);

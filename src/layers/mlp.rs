@@ -78,6 +78,7 @@ impl Mlp {
     ) -> Option<Matrix> {
         let dxa = self.low_rank(rec, adapter, "dxa");
         let (gate_up, down) = (&self.gate_up_proj, &self.down_proj);
+        down.backward_bias(rec, adapter, "down_proj", dy);
         let dy = down.backward_magnitude(rec, adapter, "down_proj", saved.h, LowRank::part(saved.xa, 1), dy);
         down.backward_low_rank(rec, adapter, "down_proj", dy.product, LowRank::part(dxa, 1));
         let inner = needs_dx || gate_up.is_adapted(adapter);
@@ -89,6 +90,7 @@ impl Mlp {
                 false => Store::ActivatedBackward { act, before, add, finish },
             };
             down.backward(rec, adapter, "down_proj", dy, LowRank::part(dxa, 1), d, store);
+            gate_up.backward_bias(rec, adapter, "gate_up_proj", d);
             let d = gate_up.backward_magnitude(rec, adapter, "gate_up_proj", saved.x, LowRank::part(saved.xa, 0), d);
             gate_up.backward_low_rank(rec, adapter, "gate_up_proj", d.product, LowRank::part(dxa, 0));
             d

@@ -18,6 +18,8 @@ pub(super) struct Weights {
     checkpoint: Checkpoint,
     /// By the name of the weight.
     deltas: BTreeMap<String, Delta>,
+    /// Those that take the place of the base's.
+    vectors: BTreeMap<String, Vec<f32>>,
     dtype: DType,
 }
 
@@ -42,16 +44,28 @@ impl Weights {
             let [a, b] = [pair.a, pair.b].map(Matrix::clone);
             deltas.insert(name, Delta { a, b, magnitude: pair.magnitude.cloned(), scaling: pair.scaling });
         }
-        Ok(Self { checkpoint, deltas, dtype })
+        let mut vectors = BTreeMap::new();
+        for (name, values) in adapter.vectors() {
+            if checkpoint.tensor(name)?.shape != [values.len()] {
+                let message = format!("it has {} numbers for {name}", values.len());
+                return Err(Error::AdapterMismatch { message });
+            }
+            vectors.insert(name.to_owned(), values.to_vec());
+        }
+        Ok(Self { checkpoint, deltas, vectors, dtype })
     }
 
     /// How many of them are not as the base has them.
     pub(super) fn n_merged(&self) -> usize {
-        self.deltas.len()
+        self.deltas.len() + self.vectors.len()
     }
 
     /// Rows of a tensor with what is added to them. Both ends of `rows` are whole groups of the tensor's.
     async fn rows(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        if let Some(values) = self.vectors.get(&tensor.name) {
+            // A vector is one row.
+            return Ok(values[rows.start * tensor.cols()..rows.end * tensor.cols()].to_vec());
+        }
         let blocks = self.checkpoint.read_rows(tensor, rows.clone()).await?;
         let mut values = dequantize(tensor.dtype, &blocks);
         if tensor.plus_one {

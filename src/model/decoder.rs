@@ -13,9 +13,9 @@ use crate::kernels::rms_norm::After;
 use crate::kernels::segments::Layout;
 use crate::layers::{
     Attention, AttentionSaved, BatchView, Frozen, Head, KvCache, Linear, Loader, Mlp, MlpSaved, Norm, NormKind,
-    NormSaved, Rope, matrix,
+    NormSaved, Rope, Vector, matrix,
 };
-use crate::lora::{AdapterView, ModuleGroup, ModuleShape};
+use crate::lora::{AdapterView, ModuleGroup, ModuleShape, Modules};
 
 /// What one architecture differs in from another. Names are Hugging Face's, those of a layer's parts without its path.
 #[derive(Debug)]
@@ -181,8 +181,8 @@ impl Decoder {
         Ok(Self { config, embed_scale, ropes, embed_tokens, embed_positions, layers, norm: last_norm, lm_head })
     }
 
-    fn head(&self) -> Head<'_> {
-        Head { norm: &self.norm, weight: self.lm_head.as_ref().unwrap_or(&self.embed_tokens) }
+    fn head<'a>(&'a self, adapter: &'a AdapterView) -> Head<'a> {
+        Head { norm: &self.norm, weight: self.lm_head.as_ref().unwrap_or(&self.embed_tokens), adapter }
     }
 
     /// Hidden states after the last layer, and what the backward pass needs of each layer.
@@ -219,6 +219,7 @@ impl Decoder {
         mut hidden: Matrix,
     ) -> (Matrix, Vec<LayerSaved>) {
         let mut saved = vec![];
+        adapter.blend_vectors(rec);
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = cache.map(|cache| (cache, index));
             let rope = &self.ropes[layer.rope];
@@ -312,10 +313,10 @@ impl Layer {
     ) -> (Matrix, LayerSaved) {
         let self_attn = self.attend(rec, batch, adapter, rope, cache, x);
         let output = |rec: &mut _, store| self.self_attn.output(rec, adapter, &self_attn.1, store);
-        let (mid, attention_norm) = add(rec, "self_attn", &self.attention_norm, x, output);
+        let (mid, attention_norm) = add(rec, adapter, "self_attn", &self.attention_norm, x, output);
         let mlp = self.feed_forward(rec, adapter, mid);
         let output = |rec: &mut _, store| self.mlp.output(rec, adapter, &mlp.1, store);
-        let (out, output_norm) = add(rec, "mlp", &self.output_norm, mid, output);
+        let (out, output_norm) = add(rec, adapter, "mlp", &self.output_norm, mid, output);
         let (self_attn, mlp) = (Some(self_attn), Some(mlp));
         (out, LayerSaved { x, mid, self_attn, attention_norm, mlp, output_norm })
     }
@@ -333,7 +334,7 @@ impl Layer {
         let attention = &self.self_attn;
         let xa = attention.low_rank(rec, adapter, "self_attn.xa");
         let project = attention.projection(adapter, xa);
-        let (normed, norm) = self.input_norm.forward(rec, "input_norm", Rows::TOKENS, x, project);
+        let (normed, norm) = self.input_norm.forward(rec, adapter, "input_norm", Rows::TOKENS, x, project);
         (norm, rec.scope("self_attn", |rec| attention.inner(rec, adapter, batch, rope, cache, normed, xa)))
     }
 
@@ -341,7 +342,7 @@ impl Layer {
     fn feed_forward(&self, rec: &mut Recording, adapter: &AdapterView, mid: Matrix) -> (NormSaved, MlpSaved) {
         let xa = self.mlp.low_rank(rec, adapter, "mlp.xa");
         let project = self.mlp.projection(adapter, xa);
-        let (normed, norm) = self.mlp_norm.forward(rec, "mlp_norm", Rows::TOKENS, mid, project);
+        let (normed, norm) = self.mlp_norm.forward(rec, adapter, "mlp_norm", Rows::TOKENS, mid, project);
         (norm, rec.scope("mlp", |rec| self.mlp.inner(rec, adapter, normed, xa)))
     }
 
@@ -356,25 +357,30 @@ impl Layer {
         d: Matrix,
         needs_dx: bool,
     ) {
-        let needs_mid = needs_dx || self.self_attn.is_adapted(adapter);
+        // What is trained reads a gradient that nothing below it may need.
+        let is_trained = |norm: &Norm| norm.is_trained(adapter);
+        let onto_d = |is_needed: bool| is_needed.then_some((d, true));
+        let needs_mid = needs_dx || self.attends_adapted(adapter);
+        let needs_normed = needs_mid || is_trained(&self.mlp_norm);
         let (norm, mlp) =
             saved.mlp.unwrap_or_else(|| rec.scope("recompute", |rec| self.feed_forward(rec, adapter, saved.mid)));
-        let d_block = through(rec, "mlp", &self.output_norm, &saved.output_norm, d);
-        let d_normed = rec.scope("mlp", |rec| self.mlp.backward(rec, adapter, &mlp, d_block, needs_mid));
+        let d_block = through(rec, adapter, "mlp", &self.output_norm, &saved.output_norm, d);
+        let d_normed = rec.scope("mlp", |rec| self.mlp.backward(rec, adapter, &mlp, d_block, needs_normed));
         let Some(d_normed) = d_normed else { return };
-        self.mlp_norm.backward(rec, "mlp_norm", Rows::TOKENS, &norm, d_normed, d, true);
-        if !needs_dx && !self.self_attn.is_adapted(adapter) {
+        self.mlp_norm.backward(rec, adapter, "mlp_norm", Rows::TOKENS, &norm, d_normed, onto_d(needs_mid));
+        if !needs_mid {
             return;
         }
         let (norm, self_attn) = saved
             .self_attn
             .unwrap_or_else(|| rec.scope("recompute", |rec| self.attend(rec, batch, adapter, rope, None, saved.x)));
-        let d_block = through(rec, "self_attn", &self.attention_norm, &saved.attention_norm, d);
+        let d_block = through(rec, adapter, "self_attn", &self.attention_norm, &saved.attention_norm, d);
+        let needs_normed = needs_dx || is_trained(&self.input_norm);
         let d_normed = rec.scope("self_attn", |rec| {
-            self.self_attn.backward(rec, adapter, batch, rope, &self_attn, d_block, needs_dx)
+            self.self_attn.backward(rec, adapter, batch, rope, &self_attn, d_block, needs_normed)
         });
         let Some(d_normed) = d_normed else { return };
-        self.input_norm.backward(rec, "input_norm", Rows::TOKENS, &norm, d_normed, d, true);
+        self.input_norm.backward(rec, adapter, "input_norm", Rows::TOKENS, &norm, d_normed, onto_d(needs_dx));
     }
 
     fn linears(&self) -> [&Linear; 4] {
@@ -382,14 +388,36 @@ impl Layer {
         [&self_attn.qkv_proj, &self_attn.o_proj, &mlp.gate_up_proj, &mlp.down_proj]
     }
 
+    fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let Self { input_norm, attention_norm, mlp_norm, output_norm, .. } = self;
+        [Some(input_norm), attention_norm.as_ref(), Some(mlp_norm), output_norm.as_ref()].into_iter().flatten()
+    }
+
+    /// Its biases and norms.
+    fn vectors(&self) -> impl Iterator<Item = &Vector> {
+        let qk_norm = self.self_attn.qk_norm.as_ref().map(|norm| &norm.weight);
+        let biases = self.linears().into_iter().filter_map(|linear| linear.bias.as_ref());
+        self.norms().flat_map(Norm::vectors).chain(qk_norm).chain(biases)
+    }
+
+    /// True when `adapter` changes any of it.
     fn is_adapted(&self, adapter: &AdapterView) -> bool {
-        self.self_attn.is_adapted(adapter) || self.mlp.is_adapted(adapter)
+        self.mlp.is_adapted(adapter)
+            || self.attends_adapted(adapter)
+            || self.norms().any(|norm| norm.is_trained(adapter))
+    }
+
+    /// True when `adapter` changes any of its first half.
+    fn attends_adapted(&self, adapter: &AdapterView) -> bool {
+        let mut norms = [&self.input_norm].into_iter().chain(&self.attention_norm);
+        self.self_attn.is_adapted(adapter) || norms.any(|norm| norm.is_trained(adapter))
     }
 }
 
 /// The residual stream after a block, whose `output` goes there as its last linear stores it, or through a norm.
 fn add(
     rec: &mut Recording,
+    adapter: &AdapterView,
     block: &str,
     norm: &Option<Norm>,
     residual: Matrix,
@@ -399,18 +427,25 @@ fn add(
         None => (output(rec, Store::Residual(residual)), None),
         Some(norm) => {
             let out = output(rec, Store::Replace);
-            let (sum, saved) = norm.forward(rec, "output_norm", Rows::TOKENS, out, After::Add(residual));
+            let (sum, saved) = norm.forward(rec, adapter, "output_norm", Rows::TOKENS, out, After::Add(residual));
             (sum, Some(saved))
         }
     })
 }
 
 /// The gradient on a block's output from `d`, that on the residual stream after it, which stays.
-fn through(rec: &mut Recording, block: &str, norm: &Option<Norm>, saved: &Option<NormSaved>, d: Matrix) -> Matrix {
+fn through(
+    rec: &mut Recording,
+    adapter: &AdapterView,
+    block: &str,
+    norm: &Option<Norm>,
+    saved: &Option<NormSaved>,
+    d: Matrix,
+) -> Matrix {
     let (Some(norm), Some(saved)) = (norm, saved) else { return d };
     rec.scope(block, |rec| {
         let d_block = matrix(rec, "d_output", Rows::TOKENS, d.width);
-        norm.backward(rec, "output_norm", Rows::TOKENS, saved, d, d_block, false);
+        norm.backward(rec, adapter, "output_norm", Rows::TOKENS, saved, d, Some((d_block, false)));
         d_block
     })
 }
@@ -422,9 +457,12 @@ impl Decoder {
         &self.config
     }
 
-    /// Every linear that can be adapted, in the order of the model, with those that are run as one together.
-    pub fn modules(&self) -> Vec<ModuleGroup> {
-        self.linears().map(|linear| ModuleGroup { modules: linear.modules.clone(), layout: linear.layout }).collect()
+    /// Every linear that can be adapted, in the order of the model, with those that are run as one together; and the biases
+    /// and norms, which can be trained as they are.
+    pub fn modules(&self) -> Modules {
+        let group = |linear: &Linear| ModuleGroup { modules: linear.modules.clone(), layout: linear.layout };
+        let vectors = self.layers.iter().flat_map(Layer::vectors).chain(self.norm.vectors());
+        Modules { groups: self.linears().map(group).collect(), vectors: vectors.map(|v| v.group().clone()).collect() }
     }
 
     /// Positions it can run at, as loaded.
@@ -442,14 +480,14 @@ impl Decoder {
         logits: Matrix,
     ) {
         let (hidden, _) = self.forward(rec, batch, adapter, cache);
-        rec.scope("head", |rec| self.head().logits(rec, batch, hidden, logits));
+        rec.scope("head", |rec| self.head(adapter).logits(rec, batch, hidden, logits));
     }
 
     /// Of each target of the pass its cross-entropy into `losses` (f32 `[max_targets]`), and 1.0 into `hits` (as many)
     /// where no token is likelier.
     pub fn evaluate(&self, rec: &mut Recording, batch: &BatchView, adapter: &AdapterView, losses: Slice, hits: Slice) {
         let (hidden, _) = self.forward(rec, batch, adapter, None);
-        rec.scope("head", |rec| self.head().scores(rec, batch, hidden, losses, hits));
+        rec.scope("head", |rec| self.head(adapter).scores(rec, batch, hidden, losses, hits));
     }
 
     /// Parts whose activations can be given up, in the order in which it costs least: the largest first, and of these
@@ -484,7 +522,7 @@ impl Decoder {
             }
         }
         let d = matrix(rec, "d_hidden", Rows::TOKENS, hidden.width);
-        rec.scope("head", |rec| self.head().loss(rec, batch, hidden, extras.label_smoothing, metrics, d));
+        rec.scope("head", |rec| self.head(adapter).loss(rec, batch, hidden, extras.label_smoothing, metrics, d));
         rec.phase("backward");
         // Nothing is computed below the lowest adapted layer.
         let lowest = self.layers.iter().position(|layer| layer.is_adapted(adapter)).unwrap_or(self.layers.len());
