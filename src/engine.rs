@@ -229,6 +229,7 @@ impl Engine {
             dtype: checkpoint.commonest_dtype().map_or_else(String::new, |dtype| dtype.to_string()),
             quantization: checkpoint.quantization_error(),
             target_modules: kinds(&decoder.modules()),
+            norm_modules: decoder.modules().norm_kinds().into_iter().map(str::to_owned).collect(),
             has_tokenizer: tokenizer.is_ok(),
             has_chat_template: template.is_some(),
         };

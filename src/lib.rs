@@ -84,6 +84,12 @@
 //! `W + λ s B A` and the magnitudes `(1 - λ) ‖W‖ + λ m`: 0 is the base and 1 the adapter as trained, as without DoRA. (PEFT's
 //! own scale leaves the magnitudes as they are, and has no base at 0.)
 //!
+//! **Biases and norms can be trained as they are** (PEFT's `bias` and `modules_to_save`), off by default. They lie in the arena
+//! after all factors, and are clipped, stepped, kept and counted with these; the base's own lie beside them, and a pass begins
+//! by working out `(1 - λ) original + λ trained` for its kernels: at strength 0 the base to the bit, which is also what DPO
+//! measures against (PEFT's biases stay trained there). Their gradients are sums over the columns of what passes anyway. A
+//! recording without them is what it was.
+//!
 //! **Few dispatches, few passes over memory.** Linears that read one matrix are one product whose outputs lie in one
 //! matrix: q, k and v side by side, gate and up by turns of four columns, so that a thread has both and writes
 //! `act(gate) · up` as it stores them (and their gradients on the way back). Residuals are added where a block's last
@@ -127,7 +133,8 @@
 //! - `web` is the only module that knows JavaScript.
 //! - `io` and `data` know no GPU and no network; a [`io::ByteSource`] gives them bytes. No file is whole in memory, and
 //!   a count in a file is checked against the bytes that are left before it is believed.
-//! - The base is never written and has no gradients; A, B and DoRA's magnitudes are the only trained memory.
+//! - The base is never written and has no gradients; A, B, DoRA's magnitudes, and copies of the biases and norms that are to be
+//!   trained are the only trained memory.
 //! - Everything works at WebGPU's default limits with no optional feature.
 //! - No panic on anything a user can supply: [`Error`] says what to do.
 //!

@@ -624,22 +624,20 @@ impl Adapter {
         self.groups.iter().map(|group| group.start + group.b_start..group.end)
     }
 
-    /// Which learning rate every vec4 of the arena has, where some of them are not to change, or not to decay: those of Bs
-    /// one of their own with `loraplus`. Vectors that are trained as they are have Bs' and do not decay, as PEFT's LoRA+ and
-    /// transformers' `Trainer` have it for biases and norms.
+    /// Where vectors that are trained as they are lie in the arena, in bytes, after all factors. They have Bs' learning rate and
+    /// do not decay, as PEFT's LoRA+ and transformers' `Trainer` have it for biases and norms.
+    pub fn vector_range(&self) -> Option<std::ops::Range<u64>> {
+        self.vectors.as_ref().map(Vectors::range)
+    }
+
+    /// Which learning rate every vec4 of the arena has, where some of them are not to change: those of Bs one of their own
+    /// with `loraplus`.
     pub(crate) fn rates(&self, loraplus: bool) -> Option<Vec<Rate>> {
-        if self.initial_at.is_none() && self.vectors.is_none() {
-            return None;
-        }
+        let initial_at = self.initial_at?;
         let mut rates = vec![Rate::One; (self.params.size_bytes() / 16) as usize];
         if loraplus {
             self.b_ranges().for_each(|range| rates[range.start as usize / 16..range.end as usize / 16].fill(Rate::OfB));
         }
-        if let Some(vectors) = &self.vectors {
-            let range = vectors.range();
-            rates[range.start as usize / 16..range.end as usize / 16].fill(Rate::Undecayed);
-        }
-        let Some(initial_at) = self.initial_at else { return Some(rates) };
         for group in &self.groups {
             for (index, _, _) in group.adapted() {
                 for factor in [Factor::A, Factor::B] {

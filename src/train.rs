@@ -148,7 +148,7 @@ impl Trainer {
             let mut rec = Recording::new(&batch.step, max_tokens);
             rec.phase("update");
             let [metrics, report] = [&metrics, &report].map(|buffer| rec.external(buffer));
-            optimizer.record(&mut rec, adapter.params(), metrics);
+            optimizer.record(&mut rec, adapter, metrics);
             rec.copy(metrics, report);
             rec.clear(metrics);
             rec

@@ -35,6 +35,7 @@ mod several_adapters;
 mod smollm2_text;
 mod tokenizers;
 mod train_options;
+mod trained_vectors;
 mod training;
 mod training_script;
 

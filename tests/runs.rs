@@ -49,6 +49,11 @@ many_engines_test!(with_dropout_or_first_factors_and_magnitudes_of_the_weights_t
     }
 });
 
+many_engines_test!(with_norms_that_are_trained_too, async {
+    let lora = LoraOptions { seed: 4, modules_to_save: vec!["norm".into()], ..Default::default() };
+    taken_up(lora, TrainOptions { weight_decay: 0.1, ..all_options(5) }, &[3]).await;
+});
+
 /// After each of these numbers of steps.
 async fn taken_up(lora: LoraOptions, options: TrainOptions, after: &[usize]) {
     let options = || options.clone();

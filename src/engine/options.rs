@@ -166,6 +166,10 @@ pub struct PlanOptions {
     pub use_dora: bool,
     /// As in [`LoraOptions`].
     pub lora_dropout: f64,
+    /// As in [`LoraOptions`].
+    pub bias: Bias,
+    /// As in [`LoraOptions`].
+    pub modules_to_save: Vec<String>,
     /// As in [`TrainOptions`]; 512 where not given.
     pub tokens_per_pass: Option<usize>,
     /// As in [`TrainOptions`].
@@ -197,6 +201,8 @@ impl PlanOptions {
             use_rslora: self.use_rslora,
             use_dora: self.use_dora,
             lora_dropout: self.lora_dropout,
+            bias: self.bias,
+            modules_to_save: self.modules_to_save.clone(),
             ..usual
         }
     }

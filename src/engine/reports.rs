@@ -44,6 +44,8 @@ pub struct ModelInfo {
     pub quantization: Option<QuantizationError>,
     /// What `targetModules` may name.
     pub target_modules: Vec<String>,
+    /// What `modulesToSave` may name.
+    pub norm_modules: Vec<String>,
     /// Text can be given.
     pub has_tokenizer: bool,
     /// Conversations can be given.

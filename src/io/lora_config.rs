@@ -282,8 +282,10 @@ impl LoraConfig {
         Ok(config)
     }
 
-    /// Puts module names into the order in which a layer uses them.
+    /// Puts module names into the order in which a layer uses them, and those of norms into that of the alphabet.
     pub fn sort_target_modules(&mut self) {
+        self.modules_to_save.sort();
+        self.modules_to_save.dedup();
         let ModuleNames::Names(names) = &mut self.target_modules else { return };
         let place = |name: &String| CANONICAL_ORDER.iter().position(|known| known == name).unwrap_or(usize::MAX);
         names.sort_by(|one, other| place(one).cmp(&place(other)).then_with(|| one.cmp(other)));

@@ -28,6 +28,8 @@ pub enum Rates {
     OfB(Slice),
     /// A [`Rate`] for every vec4, as [`rate_codes`] packs them.
     Each(Slice),
+    /// `step.learning_rate_b`, and no weight decay.
+    Undecayed,
 }
 
 /// The learning rate of four neighbouring parameters.
@@ -39,8 +41,6 @@ pub enum Rate {
     OfB = 1,
     /// None: they stay as they are.
     None = 2,
-    /// `step.learning_rate_b`, and no weight decay.
-    Undecayed = 3,
 }
 
 /// Two bits for every rate, `array<u32>`, the lowest first.
@@ -58,12 +58,13 @@ impl Rates {
             Self::One => include_str!("../../shaders/shared/rate_one.wgsl"),
             Self::OfB(_) => include_str!("../../shaders/shared/rate_of_b.wgsl"),
             Self::Each(_) => include_str!("../../shaders/shared/rate_each.wgsl"),
+            Self::Undecayed => include_str!("../../shaders/shared/rate_undecayed.wgsl"),
         }
     }
 
     pub(super) fn binding(self) -> Option<Slice> {
         match self {
-            Self::One => None,
+            Self::One | Self::Undecayed => None,
             Self::OfB(is_b) => Some(is_b),
             Self::Each(codes) => Some(codes),
         }
@@ -211,41 +212,34 @@ pub(super) mod tests {
         case
     }
 
-    /// Every rate, by turns of four numbers.
-    fn each_case(n: usize) -> Case {
+    /// Every rate by turns of four numbers, or that of Bs without decay for all.
+    fn each_case(n: usize, undecayed: bool) -> Case {
         let step = step(3);
-        let mut case = Case::new(format!("{n}, each rate"), step);
-        let all = [Rate::One, Rate::OfB, Rate::None, Rate::Undecayed];
+        let mut case = Case::new(format!("{n}, each rate or undecayed: {undecayed}"), step);
         let [params, grads, moments] = [1, 2, 3].map(|seed| random(n, seed));
         let squares: Vec<f32> = moments.iter().map(|m| m * m).collect();
         let [p, g, m, v] = [&params, &grads, &moments, &squares].map(|values| f64s(values));
-        let of = |rate: Rate| {
-            let learning_rate = match rate {
-                Rate::One => step.learning_rate,
-                Rate::OfB | Rate::Undecayed => step.learning_rate_b,
-                Rate::None => 0.0,
-            };
-            let weight_decay = if rate == Rate::Undecayed { 0.0 } else { step.weight_decay };
+        let of = |learning_rate: f32| {
+            let weight_decay = if undecayed { 0.0 } else { step.weight_decay };
             let [updated, ..] = adamw_reference(&Step { learning_rate, weight_decay, ..step }, 1.0, &p, &g, &m, &v);
             updated
         };
-        let by_rate = all.map(of);
-        let expected = (0..n).map(|at| by_rate[at / 4 % 4][at]).collect();
-        let rates: Vec<Rate> = (0..n.div_ceil(4)).map(|at| all[at % 4]).collect();
+        let all = [Rate::One, Rate::OfB, Rate::None];
+        let by_rate = [step.learning_rate, step.learning_rate_b, 0.0].map(of);
+        let rate_at = |at: usize| if undecayed { 1 } else { at / 4 % 3 };
+        let expected = (0..n).map(|at| by_rate[rate_at(at)][at]).collect();
+        let rates: Vec<Rate> = (0..n.div_ceil(4)).map(|at| all[at % 3]).collect();
         let inputs = [&params, &grads, &moments, &squares].map(|values| case.buffer(values));
         let metrics_at = case.buffer(&[1.0, 1.0, 1.0, 1.0f32]);
         let codes_at = case.buffer(&rate_codes(&rates));
         case.record(move |rec, b| {
             let [params, grads, m, v] = inputs.map(|at| b[at]);
-            adamw(rec, "adamw", params, grads, m, v, n, b[metrics_at], Rates::Each(b[codes_at]));
+            let rates = if undecayed { Rates::Undecayed } else { Rates::Each(b[codes_at]) };
+            adamw(rec, "adamw", params, grads, m, v, n, b[metrics_at], rates);
         });
-        // As below, to 8 roundings of an update.
-        let eps = f64::from(f32::EPSILON);
-        case.expect(
-            inputs[0],
-            expected,
-            Tolerance { abs: 8.0 * eps * f64::from(step.learning_rate_b), rel: 2.0 * eps },
-        );
+        // As above, to 8 roundings of an update.
+        let abs = 8.0 * f64::from(f32::EPSILON) * f64::from(step.learning_rate_b);
+        case.expect(inputs[0], expected, Tolerance { abs, rel: 2.0 * f64::from(f32::EPSILON) });
         case
     }
 
@@ -266,7 +260,8 @@ pub(super) mod tests {
             case(64, 1, true, std::slice::from_ref(&(0..256))),
             case(1000, 5, true, &[256..1280, 3840..4000]),
             case(100_003, 10, true, &[1024..40_960, 65_536..65_792, 300_032..399_872]),
-            each_case(130),
+            each_case(130, false),
+            each_case(130, true),
         ])
         .collect()
     );

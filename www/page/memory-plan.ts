@@ -78,10 +78,10 @@ function rowOf(name: string, memory: MemoryPlan, now: MemoryPlan, most: number):
 function planOf(settings: Settings, { longest, preferencePairs }: NonNullable<State['dataset']>): Required<Pick<PlanMemoryOptions, 'r' | 'tokensPerPass'>> & PlanMemoryOptions {
   const pairs = preferencePairs > 0;
   const { r = 8, targetModules = [] } = settings.adapter;
-  const { useDora, loraDropout, excludeModules, layersToTransform, rankPattern } = settings.adapter;
+  const { useDora, loraDropout, excludeModules, layersToTransform, rankPattern, bias, modulesToSave } = settings.adapter;
   const { batchSize = 1, loss, optim, loraplusLrRatio, labelSmoothingFactor, neftuneNoiseAlpha, evalSteps } = settings.training(pairs);
   const example = pairs ? 2 * longest : longest;
-  const adapter = { useDora, loraDropout, excludeModules, layersToTransform, rankPattern };
+  const adapter = { useDora, loraDropout, excludeModules, layersToTransform, rankPattern, bias, modulesToSave };
   const given = { ...adapter, loss, optim, loraplusLrRatio, labelSmoothingFactor, neftuneNoiseAlpha, evalSteps };
   return {
     ...(Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as PlanMemoryOptions),

@@ -31,6 +31,13 @@ export const CHOICES: readonly (Omit<Setting, 'value'> & { of: Of; pairs?: true;
     options: { '': 'At random, as is usual', gaussian: 'Normal numbers', pissa_niter_16: 'The largest part of the weights (PiSSA)', olora: 'Directions of the weights (OLoRA)' },
   },
   {
+    of: 'adapter',
+    name: 'bias',
+    label: 'Biases',
+    hint: 'Numbers that some models add to what a matrix gives. Learned, they are saved with the adapter, for PEFT or merged into the model.',
+    options: { '': 'As the model has them', lora_only: 'Learned where there is an adapter', all: 'All of them learned' },
+  },
+  {
     of: 'training',
     name: 'optim',
     label: 'Optimiser',

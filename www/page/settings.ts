@@ -1,6 +1,6 @@
 /** The training settings: their fields, each with a sentence, and what they hold. */
 
-import type { AdapterOptions, LoadDatasetOptions, Schedule, TrainOptions, WebLoraError } from 'web-lora';
+import type { AdapterOptions, LoadDatasetOptions, ModelInfo, Schedule, TrainOptions, WebLoraError } from 'web-lora';
 import { byId, element, showText } from './dom.js';
 import { check, field, notes, type Setting } from './fields.js';
 import { CHECKS, CHOICES, MORE, type Of } from './more-settings.js';
@@ -38,6 +38,8 @@ export class Settings {
   readonly #fields = byId('settings-fields');
   /** Names of the fields that the person has changed. */
   readonly #chosen = new Set<string>();
+  /** The norms that the model has. */
+  #norms: readonly string[] = [];
   /** Those that are of use for pairs of answers. */
   readonly #pairs: readonly HTMLElement[];
 
@@ -82,7 +84,8 @@ export class Settings {
   }
 
   /** Offers what the model has. What was left out stays left out. */
-  offerTargets(names: readonly string[]): void {
+  offer({ targetModules: names, normModules }: ModelInfo): void {
+    this.#norms = normModules;
     const boxes = this.#targets();
     if (boxes.map(({ value }) => value).join() === names.join()) return;
     const left = boxes.filter(({ checked }) => !checked).map(({ value }) => value);
@@ -102,7 +105,8 @@ export class Settings {
       input.value = String(values[name] ?? (input instanceof HTMLSelectElement ? input.options[0]?.value : ''));
     }
     for (const { name } of CHECKS) this.#input(name).checked = values[name] === true;
-    const { schedule, useRslora, targetModules, samplePrompts } = values;
+    const { schedule, useRslora, targetModules, modulesToSave, samplePrompts } = values;
+    this.#input('modulesToSave').checked = Array.isArray(modulesToSave) && modulesToSave.length > 0;
     this.#input('samplePrompts').value = Array.isArray(samplePrompts) ? String(samplePrompts[0] ?? '') : '';
     if (typeof schedule === 'string' && schedule in SCHEDULES) byId<HTMLSelectElement>('setting-schedule').value = schedule;
     this.#input('useRslora').checked = useRslora === true;
@@ -121,6 +125,7 @@ export class Settings {
       loraAlpha: this.#number('loraAlpha'),
       useRslora: this.#input('useRslora').checked,
       targetModules: this.#targets().filter((box) => box.checked).map((box) => box.value),
+      ...(this.#input('modulesToSave').checked ? { modulesToSave: [...this.#norms] } : {}),
       seed: this.#number('seed'),
     };
   }
@@ -174,6 +179,7 @@ export class Settings {
     fields.append(field({ name: 'samplePrompts', label: 'Ask on the way', hint }, element('input')));
     fields.append(...CHOICES.filter(({ pairs }) => !pairs).map(choiceField));
     fields.append(...CHECKS.map(({ name, label, hint }) => check(name, label, hint)));
+    fields.append(check('modulesToSave', 'Also train norms', 'A few numbers in each layer that scale what it reads. They are saved with the adapter, for PEFT or merged into the model.'));
     return element('details', { className: 'fold wide' }, element('summary', { text: 'More settings' }), fields);
   }
 

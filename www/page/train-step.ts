@@ -168,7 +168,7 @@ export function trainStep(app: App, settings: Settings): Follow {
     const pairs = (dataset?.preferencePairs ?? 0) > 0;
     byId('train-summary').textContent =
       dataset && !training ? formatPlural(dataset.examples, pairs ? 'pair' : 'example') : '';
-    if (model) settings.offerTargets(model.targetModules);
+    if (model) settings.offer(model);
     settings.suggest(engine?.device.software ?? false, dataSource?.sample, pairs);
     if (model) drawLora(model.hiddenSize, settings.adapter.r ?? 0);
   });

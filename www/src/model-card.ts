@@ -13,7 +13,8 @@ export interface AdapterCard {
   baseModel: string;
   /** How the base was loaded. */
   model?: Pick<ModelInfo, 'modelType' | 'parameters' | 'dtype'>;
-  adapter?: Pick<AdapterInfo, 'r' | 'loraAlpha' | 'useRslora' | 'useDora' | 'targetModules' | 'parameters' | 'trainedSteps'>;
+  adapter?: Pick<AdapterInfo, 'r' | 'loraAlpha' | 'useRslora' | 'useDora' | 'targetModules' | 'parameters' | 'trainedSteps'> &
+    Partial<Pick<AdapterInfo, 'bias' | 'modulesToSave'>>;
   /** The examples, of which only names and numbers are told. */
   dataset?: Pick<DatasetReport, 'file' | 'examples' | 'preferencePairs' | 'tokens' | 'supervisedTokens' | 'evalExamples'> &
     Partial<Pick<DatasetReport, 'files' | 'shape'>>;
@@ -82,9 +83,11 @@ function settings({ model, adapter, training = {} }: AdapterCard): Record<string
   const rows: Record<string, string> = {};
   if (model) rows['Base as loaded'] = `${model.modelType}, ${count(model.parameters)} parameters, ${model.dtype}`;
   if (adapter) {
-    const { useRslora, useDora } = adapter;
+    const { useRslora, useDora, bias, modulesToSave } = adapter;
     rows['Rank and alpha'] = `${adapter.r} and ${adapter.loraAlpha}${useRslora ? ', rsLoRA' : ''}${useDora ? ', DoRA' : ''}`;
     rows['Target modules'] = adapter.targetModules.join(', ');
+    if (bias && bias !== 'none') rows['Trained biases'] = bias === 'all' ? 'all' : 'of the target modules';
+    if (modulesToSave?.length) rows['Trained norms'] = modulesToSave.join(', ');
     rows['Trained parameters'] = count(adapter.parameters);
     rows['Steps'] = count(adapter.trainedSteps);
   }

@@ -146,6 +146,8 @@ function lora(adapter: AdapterOptions): Record<string, Value> {
     layers_to_transform: adapter.layersToTransform,
     rank_pattern: adapter.rankPattern,
     alpha_pattern: adapter.alphaPattern,
+    bias: adapter.bias === 'none' ? undefined : adapter.bias,
+    modules_to_save: adapter.modulesToSave?.length ? adapter.modulesToSave : undefined,
   };
 }
 

@@ -7,7 +7,7 @@ const card = (name: string, baseModel = name): AdapterCard => ({
   name,
   baseModel,
   model: { modelType: 'llama', parameters: 134_515_008, dtype: 'Q4_1' },
-  adapter: { r: 8, loraAlpha: 16, useRslora: true, useDora: false, targetModules: ['q_proj', name], parameters: 1000, trainedSteps: 60 },
+  adapter: { r: 8, loraAlpha: 16, useRslora: true, useDora: false, targetModules: ['q_proj', name], bias: 'all', modulesToSave: ['norm', name], parameters: 1000, trainedSteps: 60 },
   dataset: { file: name, examples: 40, preferencePairs: 0, tokens: 2041, supervisedTokens: 558, evalExamples: 4 },
   training: { learningRate: 1e-3, batchSize: 4, samplePrompts: ['my secret'], sampleSteps: 5 },
   loss: 1.88941,

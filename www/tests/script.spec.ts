@@ -63,4 +63,8 @@ test('settings have the names and meanings of transformers', () => {
     const said = ['init_lora_weights="pissa",', 'lora_dropout=0.1,', 'use_dora=True,'].map((line) => lora(adapter).includes(line));
     expect(said).toEqual(Array(3).fill(adapter.useDora));
   }
+  const vectors = lora({ bias: 'lora_only', modulesToSave: ['ln_1', 'a"b'] });
+  expect(vectors).toContain('bias="lora_only",');
+  expect(vectors).toContain(String.raw`modules_to_save=["ln_1", "a\"b"],`);
+  expect(lora({ bias: 'none', modulesToSave: [] })).not.toMatch(/bias|modules_to_save/);
 });

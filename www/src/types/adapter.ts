@@ -34,6 +34,17 @@ export interface AdapterOptions {
   rankPattern?: Record<string, number>;
   /** Other alphas, likewise. */
   alphaPattern?: Record<string, number>;
+  /**
+   * Which biases of the base are trained as well: those of adapted modules (`lora_only`), all that there are, those of layer
+   * norms among them, or none, which is what holds where nothing is given. Off, an adapter's biases are the base's again.
+   */
+  bias?: 'none' | 'all' | 'lora_only';
+  /**
+   * Norms that are trained in full and saved with the adapter, by the ends of their paths (`input_layernorm`, `model.norm`), as
+   * PEFT takes them: `norm` is every norm whose name ends so. Nothing but norms can be. What is saved with norms or biases
+   * goes to PEFT, or merged into the model; not to llama.cpp and mlx-lm.
+   */
+  modulesToSave?: string[];
   seed?: number;
 }
 
@@ -44,6 +55,8 @@ export interface AdapterInfo {
   useRslora: boolean;
   useDora: boolean;
   targetModules: string[];
+  bias: 'none' | 'all' | 'lora_only';
+  modulesToSave: string[];
   /** Trained numbers in the adapter. */
   parameters: number;
   baseParameters: number;

@@ -16,6 +16,8 @@ export interface PlanMemoryOptions {
   useRslora?: boolean;
   useDora?: boolean;
   loraDropout?: number;
+  bias?: 'none' | 'all' | 'lora_only';
+  modulesToSave?: string[];
   /** 512 where not given. */
   tokensPerPass?: number;
   memoryBudget?: number;

@@ -56,6 +56,8 @@ export interface ModelInfo {
   quantization?: QuantizationError;
   /** Short names that an adapter can target: `q_proj`, … */
   targetModules: string[];
+  /** Short names of the norms that an adapter's `modulesToSave` can name: `input_layernorm`, `norm`, … */
+  normModules: string[];
   hasTokenizer: boolean;
   hasChatTemplate: boolean;
 }

@@ -43,6 +43,8 @@ export const ADAPTER_FLAGS = {
   layersToTransform: ['numbers', 'the only layers to adapt'],
   rankPattern: ['json', 'other ranks by module, as {"pattern": rank}'],
   alphaPattern: ['json', 'other alphas by module, as {"pattern": alpha}'],
+  bias: ['text', 'biases to train as well: none, lora_only (of adapted modules) or all'],
+  modulesToSave: ['texts', 'norms to train in full: input_layernorm,norm'],
 } satisfies Options<Omit<AdapterOptions, 'seed'>>;
 
 export const TRAIN_FLAGS = {

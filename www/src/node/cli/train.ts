@@ -159,7 +159,12 @@ function modules(options: Record<string, unknown>): Record<string, unknown> {
     return all.length === 1 ? all[0] : all;
   };
   const lists = Object.entries(options).filter(([name]) => name === 'targetModules' || name === 'excludeModules');
-  return { ...options, ...Object.fromEntries(lists.map(([name, given]) => [name, names(given)])) };
+  const saved = options.modulesToSave as string[] | undefined;
+  return {
+    ...options,
+    ...Object.fromEntries(lists.map(([name, given]) => [name, names(given)])),
+    ...(saved ? { modulesToSave: saved.flatMap((text) => text.split(',')) } : {}),
+  };
 }
 
 async function write(folder: string, { config, weights }: AdapterFiles): Promise<void> {
