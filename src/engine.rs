@@ -265,7 +265,7 @@ impl Engine {
         let tokens_per_second = max_tokens as f64 * STEP_EFFICIENCY * rate / memory.flops as f64;
         let numbers = checkpoint.tensors().map(|tensor| tensor.rows() as u64 * tensor.cols() as u64).sum();
         let modules = adapter.adapted().map(|(m, r)| ModuleCost::new(&m.name, [m.out_features, m.in_features], r));
-        let cost = AdapterCost::new(modules.collect(), numbers, weights);
+        let cost = AdapterCost::new(modules.collect(), adapter.n_vector_parameters() as u64, numbers, weights);
         Ok(Forecast { memory, tokens_per_second, cost })
     }
 

@@ -598,13 +598,18 @@ impl Adapter {
     pub fn n_parameters(&self) -> usize {
         let magnitudes = |m: &ModuleShape| if self.gains.is_some() { m.out_features } else { 0 };
         let factors: usize = self.adapted().map(|(m, r)| r * (m.in_features + m.out_features) + magnitudes(m)).sum();
-        factors + self.vectors.iter().flat_map(Vectors::trained).map(VectorPart::len).sum::<usize>()
+        factors + self.n_vector_parameters()
+    }
+
+    /// Numbers of the vectors that are trained as they are.
+    pub fn n_vector_parameters(&self) -> usize {
+        self.vectors.iter().flat_map(Vectors::trained).map(VectorPart::len).sum()
     }
 
     /// Numbers of the weights it adapts, and of the vectors it trains as they are.
     pub fn n_base_parameters(&self) -> usize {
         let weights: usize = self.adapted().map(|(m, _)| m.in_features * m.out_features).sum();
-        weights + self.vectors.iter().flat_map(Vectors::trained).map(VectorPart::len).sum::<usize>()
+        weights + self.n_vector_parameters()
     }
 
     /// The factors' arena.

@@ -456,7 +456,9 @@ fn the_reference_is_the_base() {
             // A report may come a step late.
             let reports = [engine.train_step().await.unwrap(), engine.train_step().await.unwrap()];
             let report = reports.into_iter().find_map(|progress| progress.report).unwrap();
-            assert_eq!(report.rewards.unwrap().margin != 0.0, is_trained);
+            // An adapter that has changed nothing is the base but for roundings.
+            let margin = report.rewards.unwrap().margin;
+            assert_eq!(margin.abs() > 1e-3, is_trained, "{margin}");
             let state = engine.save_state().await.unwrap();
             let (_, parts) = read_state::<Value>(&state).unwrap();
             references.push(parts["references"].to_vec());

@@ -89,7 +89,7 @@ pub struct VectorView {
     pub effective: Slice,
     /// Its gradients, where the recording has them.
     pub grads: Option<Slice>,
-    /// The parts that are trained, by the last part of their names, `weight` or `bias`.
+    /// Where those of its numbers lie that are trained.
     pub trained: Vec<Run>,
 }
 

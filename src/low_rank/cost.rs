@@ -11,9 +11,9 @@ const BYTES_PER_TRAINED: u64 = 16;
 pub struct AdapterCost {
     /// By module, in the order of the model.
     pub modules: Vec<ModuleCost>,
-    /// Numbers that LoRA trains.
+    /// Numbers that LoRA trains, with those of biases and norms that are trained as they are.
     pub parameters: u64,
-    /// Numbers of the weights it adapts.
+    /// Numbers of the weights it adapts, and of these.
     pub base_parameters: u64,
     /// Numbers of the whole model.
     pub model_parameters: u64,
@@ -49,10 +49,11 @@ impl ModuleCost {
 }
 
 impl AdapterCost {
-    /// Of these modules, in a model of so many numbers that takes `weight_bytes` as it is loaded.
-    pub fn new(modules: Vec<ModuleCost>, model_parameters: u64, weight_bytes: u64) -> Self {
-        let parameters = modules.iter().map(|module| module.parameters).sum();
-        let base_parameters = modules.iter().map(|module| module.base_parameters).sum();
+    /// Of these modules and so many numbers of biases and norms that are trained as they are, in a model of so many numbers
+    /// that takes `weight_bytes` as it is loaded.
+    pub fn new(modules: Vec<ModuleCost>, vectors: u64, model_parameters: u64, weight_bytes: u64) -> Self {
+        let parameters = vectors + modules.iter().map(|module| module.parameters).sum::<u64>();
+        let base_parameters = vectors + modules.iter().map(|module| module.base_parameters).sum::<u64>();
         let bytes = weight_bytes + BYTES_PER_TRAINED * parameters;
         let full_bytes = BYTES_PER_TRAINED * model_parameters;
         Self { modules, parameters, base_parameters, model_parameters, bytes, full_bytes }
@@ -75,8 +76,8 @@ mod tests {
     #[test]
     fn bytes_are_those_of_what_is_held() {
         let modules = vec![ModuleCost::new("q_proj", [512, 64], 8), ModuleCost::new("k_proj", [10, 64], 2)];
-        let cost = AdapterCost::new(modules, 50_000, 100_000);
-        assert_eq!((cost.parameters, cost.base_parameters), (4_608 + 148, 32_768 + 640));
-        assert_eq!((cost.bytes, cost.full_bytes), (100_000 + 16 * 4_756, 800_000));
+        let cost = AdapterCost::new(modules, 9, 50_000, 100_000);
+        assert_eq!((cost.parameters, cost.base_parameters), (4_608 + 148 + 9, 32_768 + 640 + 9));
+        assert_eq!((cost.bytes, cost.full_bytes), (100_000 + 16 * 4_765, 800_000));
     }
 }
