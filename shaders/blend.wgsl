@@ -1,5 +1,5 @@
-// y = offset + (1 - strength) · original + strength · trained: at a strength of 0 what was there before, at 1 what was trained,
-// both to the bit.
+// y = offset + (1 - strength) · original + strength · trained: at a strength of 0 what was there before, at 1 what was
+// trained, both to the bit.
 //
 // One thread a vec4.
 struct Params {

@@ -382,6 +382,50 @@ fn merged_they_take_the_place_of_the_bases() {
     });
 }
 
+/// With `bias: all`, peft has biases of norms that are trained in full three times; of others there is but one, under either
+/// name.
+#[test]
+fn files_of_pefts_are_read_as_it_writes_them() {
+    let factor = |rows, cols| HostMatrix { rows, cols, data: vec![0.5; rows * cols] };
+    let names = ["attn.c_attn.bias", "ln_1.weight", "ln_1.bias", "ln_2.bias"];
+    let vectors = names.map(|name| (format!("transformer.h.0.{name}"), factor(3, 1)));
+    let factors = [("lora_A", factor(1, 2)), ("lora_B", factor(3, 1))]
+        .map(|(name, factor)| (format!("transformer.h.0.attn.c_attn.{name}"), factor));
+    let config = LoraConfig {
+        bias: Bias::All,
+        modules_to_save: vec!["ln_1".to_owned()],
+        ..LoraConfig::new(1, 2.0, vec!["c_attn".to_owned()])
+    };
+    let file = AdapterFile { config: config.clone(), tensors: factors.into_iter().chain(vectors).collect() };
+    let (json, weights) = file.write();
+    let key = |name: &str| format!("base_model.model.transformer.h.0.{name}");
+    let with = |more: &[&str], less: &str| {
+        let written = SafeTensors::deserialize(&weights).unwrap();
+        let bias = written.tensor(&key("ln_2.bias")).unwrap();
+        let kept = written.tensors().into_iter().filter(|(name, _)| !name.ends_with(less));
+        let all = kept.chain(more.iter().map(|name| (key(name), bias.clone())));
+        safetensors::serialize(all.collect::<Vec<_>>(), None).unwrap()
+    };
+    let keys = SafeTensors::deserialize(&weights).unwrap();
+    assert!(keys.tensor(&key("attn.c_attn.base_layer.bias")).is_ok() && keys.tensor(&key("ln_1.bias")).is_ok());
+    let seconds = ["ln_1.original_module.bias", "ln_1.modules_to_save.bias"];
+    assert!(AdapterFile::parse(&json, &with(&seconds, "\0")).unwrap() == file);
+    assert!(AdapterFile::parse(&json, &with(&["attn.c_attn.bias"], "base_layer.bias")).unwrap() == file);
+
+    let lora_only = AdapterFile { config: LoraConfig { bias: Bias::LoraOnly, ..config }, ..file.clone() };
+    let (lora_only, _) = lora_only.write();
+    for (config, weights, named) in [
+        (&json, with(&["attn.c_attn.bias"], "\0"), "attn.c_attn.bias"),
+        (&json, with(&["ln_2.original_module.weight"], "\0"), "ln_2.original_module.weight"),
+        (&json, with(&["mlp.original_module.bias"], "\0"), "mlp.original_module.bias"),
+        (&json, with(&["ln_2.weight"], "\0"), "ln_2.weight"),
+        (&lora_only, weights.clone(), "ln_2.bias"),
+    ] {
+        let error = AdapterFile::parse(config, &weights).unwrap_err().to_string();
+        assert!(error.contains(&key(named)), "{named}: {error}");
+    }
+}
+
 fn norms_too() -> LoraOptions {
     LoraOptions { modules_to_save: vec!["norm".into()], target_modules: None, ..Default::default() }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
-use super::lora_config::{CONFIG_FILE, LoraConfig, unsupported};
+use super::lora_config::{Bias, CONFIG_FILE, LoraConfig, unsupported};
 use super::{DType, dequantize};
 use crate::{Error, Result};
 
@@ -57,6 +57,15 @@ impl AdapterFile {
         let adapted = || tensors.keys().filter_map(|name| name.strip_suffix(".lora_A"));
         let kinds = || adapted().filter_map(|module| module.rsplit('.').next()).map(str::to_owned).collect();
         let config = LoraConfig::parse(config, kinds)?;
+        let (seconds, tensors): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            tensors.into_iter().partition(|(name, _)| second_bias(name).is_some());
+        let is_second = |name: &str| {
+            let bias = second_bias(name).map(|module| format!("{module}.bias"));
+            config.bias == Bias::All && bias.is_some_and(|bias| tensors.contains_key(&bias))
+        };
+        if let Some(name) = seconds.keys().find(|name| !is_second(name)) {
+            return Err(unread(&format!("{PREFIX}{name}")));
+        }
         check_factors(&config, &tensors)?;
         Ok(Self { config, tensors })
     }
@@ -169,9 +178,6 @@ fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
         let own = |is_ours: fn(&str) -> bool| key.strip_prefix(PREFIX).filter(|name| is_ours(name));
         let vector = own(|name| name.ends_with(MAGNITUDE) || is_vector(name));
         let Some(name) = factor.or(vector) else { return Err(unread(key)) };
-        if second_bias(name) {
-            continue;
-        }
         let name = name.replace(&format!("{BASE_LAYER}.bias"), ".bias");
         let data = match view.dtype() {
             Dtype::F32 => dequantize(DType::F32, view.data()),
@@ -199,14 +205,17 @@ fn read_factors(weights: &[u8]) -> Result<BTreeMap<String, Matrix>> {
         if let Some(at) = data.iter().position(|value| !value.is_finite()) {
             return Err(bad_weights(format!("'{key}' has {} at element {at}", data[at])));
         }
-        tensors.insert(name, Matrix { rows, cols, data });
+        if tensors.insert(name, Matrix { rows, cols, data }).is_some() {
+            return Err(bad_weights(format!("'{key}' is there under two names")));
+        }
     }
     Ok(tensors)
 }
 
-/// Of a layer norm that is trained in full, peft's `bias: all` has the base's bias and the trained one once more.
-fn second_bias(name: &str) -> bool {
-    name.ends_with(".original_module.bias") || name.ends_with(".modules_to_save.bias")
+/// Of a layer norm that is trained in full, peft's `bias: all` has the base's bias and the trained one once more: its path,
+/// where it is one of these.
+fn second_bias(name: &str) -> Option<&str> {
+    name.strip_suffix(".original_module.bias").or_else(|| name.strip_suffix(".modules_to_save.bias"))
 }
 
 fn unread(key: &str) -> Error {
