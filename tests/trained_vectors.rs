@@ -9,9 +9,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::golden::logits::{logits, logits_at};
+use crate::tiny::{self, DATA, engine, options};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use crate::tiny::{self, DATA, engine, options};
 use web_lora::engine::{AdapterSource, Engine, LoraOptions, Prompt};
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{AdapterFile, Bias, ByteSource, Checkpoint, FileSource, LoraConfig, Matrix as HostMatrix};
