@@ -9,183 +9,36 @@
 //! With DoRA (arXiv 2402.09353) a magnitude for each row of a weight lies after its B and is trained with it. Biases and
 //! norms that are trained as they are lie after all of them ([`VectorGroup`]).
 
+mod group;
+mod modules;
+mod values;
 mod vectors;
+mod view;
 
+pub use modules::{ModuleGroup, ModuleShape, Modules};
 pub use vectors::{VectorGroup, VectorPart, VectorView};
+pub use view::{AdapterView, DoraFactors, LoraFactors};
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Deref;
-use std::rc::Rc;
+use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::gpu::{Buffer, Gpu, Recording, Slice};
+use crate::gpu::{Buffer, Gpu, Recording};
 use crate::io::{AdapterFile, InitLoraWeights, LoraConfig, Matrix as HostMatrix, ModuleNames, is_end};
 use crate::kernels::adamw::Rate;
 use crate::kernels::dora_gain::gains_bytes;
 use crate::kernels::dropout::Dropout;
-use crate::kernels::segments::{Layout, Segments};
+use crate::kernels::segments::Segments;
 use crate::kernels::stride;
 use crate::{Error, Result};
-use vectors::{Blend, Vectors};
+use group::{Factor, Group};
+use vectors::Vectors;
 
 /// Bindings start at multiples of this.
 const ALIGN_BYTES: u64 = 256;
 /// The largest rank accepted: beyond it full fine-tuning is smaller.
 pub const MAX_RANK: usize = 1024;
-
-/// A linear that can be adapted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModuleShape {
-    /// Hugging Face's path, `model.layers.0.self_attn.q_proj`.
-    pub name: String,
-    /// Columns of its weight.
-    pub in_features: usize,
-    /// Rows of its weight.
-    pub out_features: usize,
-}
-
-impl ModuleShape {
-    /// The last part of its path, what `target_modules` names.
-    pub fn kind(&self) -> &str {
-        self.name.rsplit('.').next().unwrap_or(&self.name)
-    }
-}
-
-/// Linears that read the same matrix and are run as one, in the order of their columns.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModuleGroup {
-    /// Its linears, of one width of input.
-    pub modules: Vec<ModuleShape>,
-    /// How their outputs lie.
-    pub layout: Layout,
-}
-
-/// All of a model that can be trained: [`ModuleGroup`]s of linears, which is what it derefs to, and vectors.
-#[derive(Debug)]
-pub struct Modules {
-    /// Linears, in the order of the model.
-    pub groups: Vec<ModuleGroup>,
-    /// Biases and norms, likewise.
-    pub vectors: Vec<Rc<VectorGroup>>,
-}
-
-impl Deref for Modules {
-    type Target = [ModuleGroup];
-
-    fn deref(&self) -> &[ModuleGroup] {
-        &self.groups
-    }
-}
-
-impl Modules {
-    /// Paths of the norms, which can be trained in full.
-    fn norms(&self) -> impl Iterator<Item = &str> {
-        self.vectors.iter().filter(|group| group.of_norms).flat_map(|group| &group.parts).map(VectorPart::module)
-    }
-
-    /// What `modules_to_save` may name: the last parts of these paths, in the order of the model.
-    pub fn norm_kinds(&self) -> Vec<&str> {
-        let mut kinds = vec![];
-        for kind in self.norms().filter_map(|path| path.rsplit('.').next()) {
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
-            }
-        }
-        kinds
-    }
-}
-
-/// A group of which some modules are adapted, and where its factors lie in the arena: A of the adapted ones, one below
-/// the other with [`stride`]`(r)` rows each, then B of all columns of the output, and with DoRA their magnitudes. What
-/// belongs to no factor is zero and stays so.
-#[derive(Debug, Clone)]
-struct Group {
-    modules: Vec<ModuleShape>,
-    layout: Layout,
-    /// Of each module, where it is adapted: which of the stacked As is its own, and its rank.
-    slots: Vec<Option<(usize, usize)>>,
-    /// Of the first adapted module; `segments` has what the others' are to it.
-    scaling: f32,
-    start: u64,
-    b_start: u64,
-    /// Where B ends and magnitudes may follow.
-    b_end: u64,
-    end: u64,
-    segments: Segments,
-}
-
-impl Group {
-    /// Floats of the arena that are the rows of a module's factors, as (first float, length), in the order of the rows:
-    /// A `[r, in]`, or B `[out, r]`, in the `places` from `first` on; or the magnitudes `[out, 1]`.
-    fn rows(&self, index: usize, factor: Factor, first: usize, places: usize) -> Vec<(usize, usize)> {
-        let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
-        let ModuleShape { in_features, out_features, .. } = self.modules[index];
-        let (slot, r) = self.slots[index].expect("only adapted modules have factors");
-        match factor {
-            Factor::A => {
-                let row = |row: usize| ((slot * stride(places) + first + row) * stride(in_features), in_features);
-                (0..r).map(|at| (self.start as usize / 4 + row(at).0, row(at).1)).collect()
-            }
-            Factor::B => {
-                let start = (self.start + self.b_start) as usize / 4;
-                let row = |row: usize| (start + self.layout.column(&widths, index, row) * stride(places) + first, r);
-                (0..out_features).map(row).collect()
-            }
-            Factor::Magnitude => {
-                let start = (self.start + self.magnitude_start()) as usize / 4;
-                (0..out_features).map(|row| (start + self.layout.column(&widths, index, row), 1)).collect()
-            }
-        }
-    }
-
-    /// Columns of the output, pads included.
-    fn width(&self) -> usize {
-        let widths: Vec<usize> = self.modules.iter().map(|module| module.out_features).collect();
-        self.layout.width(&widths)
-    }
-
-    /// Where its magnitudes begin, if it has any.
-    fn magnitude_start(&self) -> u64 {
-        self.b_end.next_multiple_of(ALIGN_BYTES)
-    }
-
-    /// Its adapted modules, with their numbers and ranks.
-    fn adapted(&self) -> impl Iterator<Item = (usize, &ModuleShape, usize)> {
-        let modules = self.modules.iter().enumerate().zip(&self.slots);
-        modules.filter_map(|((index, module), slot)| slot.map(|(_, r)| (index, module, r)))
-    }
-}
-
-/// Which of what a module has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Factor {
-    A,
-    B,
-    /// DoRA's.
-    Magnitude,
-}
-
-impl Factor {
-    const ALL: [Self; 3] = [Self::A, Self::B, Self::Magnitude];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::A => "lora_A",
-            Self::B => "lora_B",
-            Self::Magnitude => "lora_magnitude_vector",
-        }
-    }
-
-    /// Of the first factors, where their product is to be subtracted.
-    fn sign_taken_off(self) -> f32 {
-        match self {
-            Self::B => -1.0,
-            Self::A | Self::Magnitude => 1.0,
-        }
-    }
-}
 
 /// LoRA factors on the GPU.
 pub struct Adapter {
@@ -205,83 +58,6 @@ pub struct Adapter {
 
 /// First factors by name, as [`AdapterFile::tensors`] has them.
 pub type InitialFactors = BTreeMap<String, HostMatrix>;
-
-/// The factors of a group of linears as a recording sees them.
-#[derive(Debug, Clone)]
-pub struct LoraFactors {
-    /// `[segments.rank(), stride(in_features)]`.
-    pub a: Slice,
-    /// `[columns of the output, stride(r)]`.
-    pub b: Slice,
-    /// Which columns are whose.
-    pub segments: Segments,
-    /// Where both lie in the arena, in bytes.
-    pub range: std::ops::Range<u64>,
-    /// Where B starts in that range.
-    pub b_start: u64,
-    /// Columns of B that there is room for.
-    pub r: usize,
-    /// How many of these are trained.
-    pub trained: usize,
-    /// On the input, while training.
-    pub dropout: Option<Dropout>,
-    /// `lora_alpha / r` or its rsLoRA form, of the first adapted module.
-    pub scaling: f32,
-    /// What DoRA adds.
-    pub dora: Option<DoraFactors>,
-}
-
-/// What DoRA has besides A and B of a group.
-#[derive(Debug, Clone, Copy)]
-pub struct DoraFactors {
-    /// f32 `[columns of the output]`.
-    pub magnitude: Slice,
-    /// Where that starts in the group's range of the arena, in bytes.
-    pub magnitude_start: u64,
-    /// f32 `[3, columns of the output]`: what columns are multiplied with, their biases, and norms.
-    pub gains: Slice,
-}
-
-/// All factors as a recording sees them, by the path of a group's first module.
-#[derive(Default)]
-pub struct AdapterView {
-    factors: HashMap<String, LoraFactors>,
-    vectors: HashMap<String, VectorView>,
-    blends: Vec<Blend>,
-    grads: Option<Slice>,
-    /// DoRA's gains and trained vectors are those of the pass before.
-    pub(crate) gains_are_known: bool,
-}
-
-impl AdapterView {
-    /// The factors of a group, if any of it is adapted.
-    pub fn get(&self, first_module: &str) -> Option<&LoraFactors> {
-        self.factors.get(first_module)
-    }
-
-    /// The trained vectors of a group, by the name of its first.
-    pub fn vector(&self, first: &str) -> Option<&VectorView> {
-        self.vectors.get(first)
-    }
-
-    /// Works out the trained vectors for what the recording does next; nothing where there are none, or they are known.
-    pub fn blend_vectors(&self, rec: &mut Recording) {
-        if !self.gains_are_known {
-            self.blends.iter().for_each(|blend| blend.record(rec));
-        }
-    }
-
-    /// The same for passes that follow others without a change of the adapter or its strength: DoRA's gains and trained
-    /// vectors are taken from there.
-    pub fn with_known_gains(self) -> Self {
-        Self { gains_are_known: true, ..self }
-    }
-
-    /// The gradients of all factors, laid out as they are, in a recording that has them.
-    pub fn grads(&self) -> Option<Slice> {
-        self.grads
-    }
-}
 
 impl Adapter {
     /// A fresh adapter on the modules that `config.target_modules` names, the same for the same seed: B zero, and A uniform
@@ -318,93 +94,11 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// Begins with these factors, which the weights are taken to be without from here on.
-    pub fn set_initial(&self, gpu: &Gpu, initial: &InitialFactors) {
-        for group in &self.groups {
-            self.write(gpu, group, |module, _, factor| {
-                initial.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
-            });
-        }
-    }
-
     /// An adapter made elsewhere, for a model with these modules.
     pub fn from_file(gpu: &Gpu, file: &AdapterFile, modules: &Modules) -> Result<Self> {
         let adapter = Self::allocate(gpu, file.config.clone(), modules)?;
         adapter.fill(gpu, file)?;
         Ok(adapter)
-    }
-
-    /// Takes the factors of another adapter with the same settings, which all recordings of this one then hold for. False,
-    /// and nothing done, where the settings differ.
-    ///
-    /// The file must be known to fit the model: where it does not, this errors half done.
-    pub fn refill(&mut self, gpu: &Gpu, file: &AdapterFile) -> Result<bool> {
-        let base = &self.config.base_model_name_or_path;
-        let mut config = LoraConfig { base_model_name_or_path: base.clone(), ..file.config.clone() };
-        config.sort_target_modules();
-        if config != self.config {
-            return Ok(false);
-        }
-        self.fill(gpu, file)?;
-        self.config.base_model_name_or_path = file.config.base_model_name_or_path.clone();
-        Ok(true)
-    }
-
-    /// Writes all factors and vectors of a file, which must have those of every module that is trained and no others.
-    fn fill(&self, gpu: &Gpu, file: &AdapterFile) -> Result<()> {
-        let mismatch = |message: String| Error::AdapterMismatch { message };
-        let mut known = 0;
-        let matrix_of = |key: &str, (rows, cols): (usize, usize), missing: String| -> Result<&HostMatrix> {
-            let matrix = file.tensors.get(key).ok_or_else(|| mismatch(missing))?;
-            if (matrix.rows, matrix.cols) != (rows, cols) {
-                let found = format!("{} x {}", matrix.rows, matrix.cols);
-                return Err(mismatch(format!("{key} is {found}, this model needs {rows} x {cols}")));
-            }
-            if let Some(at) = matrix.data.iter().position(|value| !value.is_finite()) {
-                return Err(mismatch(format!("{key} holds a number that is not finite, at {at}")));
-            }
-            Ok(matrix)
-        };
-        for group in &self.groups {
-            let factors = |(_, module, r)| self.factors().iter().map(move |&factor| (module, r, factor));
-            for (ModuleShape { name, in_features, out_features }, r, factor) in group.adapted().flat_map(factors) {
-                let (rows, cols) = match factor {
-                    Factor::A => (r, *in_features),
-                    Factor::B => (*out_features, r),
-                    Factor::Magnitude => (*out_features, 1),
-                };
-                let key = format!("{name}.{}", factor.name());
-                let missing = factor.name();
-                let missing =
-                    format!("the model has {name}, the adapter names it as a target but holds no {missing} for it");
-                matrix_of(&key, (rows, cols), missing)?;
-                known += 1;
-            }
-            self.write(gpu, group, |module, _, factor| {
-                file.tensors.get(&format!("{}.{}", module.name, factor.name())).map(|matrix| matrix.data.clone())
-            });
-        }
-        for part in self.vectors.iter().flat_map(Vectors::trained) {
-            let missing = format!("the model has {}, which the adapter's settings train, but it holds none", part.name);
-            matrix_of(&part.name, (part.len(), 1), missing)?;
-            known += 1;
-        }
-        if let Some(vectors) = self.vectors.as_ref().filter(|_| !gpu.is_paper()) {
-            vectors.write(gpu, &self.params, |name| file.tensors.get(name).map(|matrix| &matrix.data[..]));
-        }
-        if known < file.tensors.len() {
-            let is_known = |key: &str| {
-                let of = |name: &str| self.adapted().any(|(module, _)| module.name == name);
-                let factor =
-                    key.rsplit_once('.').filter(|(_, factor)| Factor::ALL.iter().any(|one| one.name() == *factor));
-                factor.is_some_and(|(name, _)| of(name))
-                    || self.vectors.iter().flat_map(Vectors::trained).any(|part| part.name == key)
-            };
-            let extra = file.tensors.keys().find(|key| !is_known(key));
-            let extra = extra.map_or("a factor", String::as_str);
-            return Err(mismatch(format!("the adapter holds {extra}, this model has no such target")));
-        }
-        Ok(())
     }
 
     fn allocate(gpu: &Gpu, mut config: LoraConfig, modules: &Modules) -> Result<Self> {
@@ -514,78 +208,6 @@ impl Adapter {
     /// Places in the rank of a module.
     fn places(&self) -> usize {
         self.initial_at.unwrap_or(0) + self.max_rank
-    }
-
-    /// Writes a group's factors, row-major without pads, or zeros where there are none; and the same as its first ones,
-    /// where it has these, with B negative.
-    fn write(&self, gpu: &Gpu, group: &Group, mut values: impl FnMut(&ModuleShape, usize, Factor) -> Option<Vec<f32>>) {
-        let first = group.start as usize / 4;
-        let mut image = vec![0f32; (group.end - group.start) as usize / 4];
-        for (index, module, r) in group.adapted() {
-            for &factor in self.factors() {
-                let Some(values) = values(module, r, factor) else { continue };
-                let signs = [(0, 1.0)].into_iter().chain(self.initial_at.map(|at| (at, factor.sign_taken_off())));
-                for (place, sign) in signs {
-                    let mut values = values.iter();
-                    for (at, length) in group.rows(index, factor, place, self.places()) {
-                        let row = image[at - first..][..length].iter_mut();
-                        row.zip(&mut values).for_each(|(to, value)| *to = sign * value);
-                    }
-                }
-            }
-        }
-        self.params.write(gpu, group.start, bytemuck::cast_slice(&image));
-    }
-
-    /// The factors as they are now, under PEFT's names: a plain adapter, whose rank is twice that of one that began from the
-    /// weights.
-    pub async fn to_file(&self, gpu: &Gpu) -> Result<AdapterFile> {
-        let arena = self.params.read(gpu).await?;
-        let trained = self.unpack(&arena);
-        let Some(initial_at) = self.initial_at else {
-            return Ok(AdapterFile { config: self.config.clone(), tensors: trained });
-        };
-        let mut tensors = self.unpack_from(&arena, initial_at);
-        // Magnitudes and vectors are the same in both.
-        for (name, matrix) in &mut tensors {
-            let trained = &trained[name];
-            if name.ends_with(Factor::A.name()) {
-                matrix.data.splice(0..0, trained.data.iter().copied());
-                matrix.rows *= 2;
-            } else if name.ends_with(Factor::B.name()) {
-                let rows = trained.data.chunks(trained.cols).zip(matrix.data.chunks(matrix.cols));
-                matrix.data = rows.flat_map(|(trained, initial)| [trained, initial].concat()).collect();
-                matrix.cols *= 2;
-            }
-        }
-        Ok(AdapterFile { config: self.config.doubled(), tensors })
-    }
-
-    /// Reads what is trained of an arena (factors, gradients) as matrices by name,
-    /// `model.layers.0.self_attn.q_proj.lora_A`.
-    pub fn unpack(&self, arena: &[u8]) -> BTreeMap<String, HostMatrix> {
-        self.unpack_from(arena, 0)
-    }
-
-    /// Those whose rank begins at a place.
-    fn unpack_from(&self, arena: &[u8], first: usize) -> BTreeMap<String, HostMatrix> {
-        let mut tensors = BTreeMap::new();
-        for group in &self.groups {
-            for (index, module, _) in group.adapted() {
-                for &factor in self.factors() {
-                    let rows = group.rows(index, factor, first, self.places());
-                    let (n, cols) = (rows.len(), rows.first().map_or(0, |row| row.1));
-                    let row = |(at, length): (usize, usize)| arena[at * 4..(at + length) * 4].chunks_exact(4);
-                    let data = rows.into_iter().flat_map(row);
-                    let data = data.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                    tensors.insert(format!("{}.{}", module.name, factor.name()), HostMatrix { rows: n, cols, data });
-                }
-            }
-        }
-        if let Some(vectors) = &self.vectors {
-            vectors.unpack(arena, &mut tensors);
-        }
-        tensors
     }
 
     /// The modules it adapts, in the order of the model, with their ranks.
