@@ -1,6 +1,7 @@
 //! What the targets run.
 
 mod bodies;
+mod memory;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,11 +13,11 @@ pub use bodies::*;
 /// Of the processor, for one input. By the clock a busy machine would be at fault.
 const MOST: Duration = Duration::from_secs(1);
 
-/// Runs a body, which must be done within a second of the processor's; says so whenever one took longer than all before.
-pub fn in_time(body: Body, bytes: &[u8]) {
+/// Runs a body within its bounds of time and memory; says so whenever one took longer than all before.
+pub fn bounded(body: Body, bytes: &[u8]) {
     static SLOWEST: AtomicU64 = AtomicU64::new(0);
     let start = ThreadTime::now();
-    body(bytes);
+    memory::within("the input", bytes.len(), || body(bytes));
     let took = start.elapsed();
     if SLOWEST.fetch_max(took.as_millis() as u64, Ordering::Relaxed) < took.as_millis() as u64 {
         eprintln!("slowest: {} ms", took.as_millis());

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::in_time(targets::data, bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::bounded(targets::data, bytes));
