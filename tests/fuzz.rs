@@ -14,9 +14,7 @@ const DAMAGES: usize = if cfg!(target_arch = "wasm32") { 150 } else { 2000 };
 
 fn replay(target: &str) {
     let body = bodies::ALL.into_iter().find(|(name, _)| *name == target).expect("it is a target").1;
-    let mut inputs = seeds::of(target);
-    #[cfg(not(target_arch = "wasm32"))]
-    inputs.extend(findings(target));
+    let inputs: Vec<_> = seeds::of(target).into_iter().chain(findings(target)).collect();
     assert!(!inputs.is_empty(), "{target}: nothing to begin with");
     let each = DAMAGES / inputs.len();
     for (name, bytes) in &inputs {
@@ -39,8 +37,8 @@ fn bounded(what: &str, body: fn(&[u8]), bytes: &[u8]) {
 }
 
 /// What libFuzzer found, and the inputs that it keeps as no others go the same ways.
-#[cfg(not(target_arch = "wasm32"))]
 fn findings(target: &str) -> Vec<(String, Vec<u8>)> {
+    // A browser has no folders.
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
     let Ok(files) = std::fs::read_dir(folder) else { return vec![] };
     let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();

@@ -8,8 +8,8 @@ const PORT = Number(process.env.PORT ?? 8323);
 export default defineConfig({
   testDir: 'tests',
   outputDir: '../.cache/test-results',
-  // The GPU is the processor here: two tests at once would only slow each other down.
-  workers: 1,
+  // The GPU is the processor here, but half of the time a test waits for something else.
+  workers: 2,
   timeout: 180_000,
   expect: { timeout: 30_000 },
   forbidOnly: !!process.env.CI,

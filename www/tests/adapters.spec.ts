@@ -7,7 +7,7 @@ import { CHATS, expect, test, tinyModel } from './studio.js';
 
 let server: ViteDevServer;
 test.beforeAll(async () => {
-  server = await createServer({ root: fileURLToPath(new URL('..', import.meta.url)), logLevel: 'error' });
+  server = await createServer({ root: fileURLToPath(new URL('..', import.meta.url)), cacheDir: '../.cache/vite-adapters', logLevel: 'error' });
   await server.listen();
 });
 test.afterAll(() => server.close());

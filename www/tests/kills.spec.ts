@@ -34,6 +34,7 @@ test.beforeAll(async ({}, info) => {
     // A file that is not there is a 404, never a page.
     appType: 'mpa',
     configFile: false,
+    cacheDir: '../.cache/vite-kills',
     logLevel: 'error',
     plugins: [{ name: 'model', configureServer: ({ middlewares }) => void middlewares.use('/model', sirv(`${folder}/model`, { dev: true })) }],
     // Those of the worker too, which are not found from the page.

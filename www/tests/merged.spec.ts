@@ -69,7 +69,7 @@ test('written to a folder and checked, and as a zip where there are no folders',
 
 let server: ViteDevServer;
 test.beforeAll(async () => {
-  server = await createServer({ root: fileURLToPath(new URL('..', import.meta.url)), logLevel: 'error' });
+  server = await createServer({ root: fileURLToPath(new URL('..', import.meta.url)), cacheDir: '../.cache/vite-merged', logLevel: 'error' });
   await server.listen();
 });
 test.afterAll(() => server.close());
