@@ -46,7 +46,7 @@ async fn finish(engine: &mut Engine) -> Vec<StepReport> {
     }
 }
 
-engine_test!(a_run_learns_to_prefer_what_is_chosen, async {
+many_engines_test!(a_run_learns_to_prefer_what_is_chosen, async {
     for kind in [Loss::Dpo, Loss::Orpo] {
         let mut engine = with_pairs().await;
         let reports = train(&mut engine, TrainOptions { batch_size: 4, ..loss(kind, 30) }).await;

@@ -73,7 +73,7 @@ engine_test!(one_seed_gives_the_same_bytes, async {
     assert!(files[0] == files[1] && files[0].1 != files[2].1);
 });
 
-engine_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
+many_engines_test!(a_profile_finds_every_kernel_and_changes_nothing, async {
     // With the GPU's clock, where it has one, and without; all options off and on.
     for (default_limits, options) in [(false, options(4)), (true, options(4)), (true, all_options(4))] {
         let mut weights = vec![];
@@ -137,7 +137,7 @@ fn targets(names: &[&str]) -> Option<ModuleNames> {
     Some(ModuleNames::Names(names.iter().map(|name| name.to_string()).collect()))
 }
 
-engine_test!(the_memory_planned_is_what_is_allocated, async {
+many_engines_test!(the_memory_planned_is_what_is_allocated, async {
     let mut engine = Engine::new(DeviceOptions { default_limits: true, ..Default::default() }).await.unwrap();
     // The first forecast measures how fast the GPU is.
     let forecast = engine.plan_memory(&tiny_model(), PlanOptions::default()).await.unwrap();
