@@ -162,7 +162,7 @@ test-tokenizers:
 test-wasm:
 	@.ci/setup wasm npm browser
 	$(WASM_TEST) --lib --test tests --no-run
-	@$(MAKE) -j2 --output-sync test-wasm-kernels test-wasm-engine $(SITE)
+	@$(MAKE) -j2 --output-sync $(SITE) test-wasm-engine test-wasm-kernels
 
 test-wasm-kernels:
 	$(WASM_TEST) --lib

@@ -14,7 +14,8 @@ export async function inspect(page: Page, state: string): Promise<void> {
     await page.setViewportSize({ width, height: 800 });
     await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
     const name = `${state}, ${width} px, ${colorScheme}`;
-    expect(await page.evaluate(() => document.documentElement.scrollWidth), name).toBe(width);
+    // Curves follow the window in their own time.
+    await expect.poll(() => page.evaluate(() => document.documentElement.scrollWidth), { message: name, timeout: 3000 }).toBe(width);
     if (!ALL && (width === 375) !== (colorScheme === 'light')) continue;
     const { violations } = await new AxeBuilder({ page }).analyze();
     const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
