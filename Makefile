@@ -3,7 +3,8 @@
 # make test-more-models  Gemma 3 270M, and SmolLM2 as a Hugging Face folder
 # make test-tokenizers   tokenizers and chat templates on real vocabularies
 # make test-long  what takes an hour or two: the browser killed KILLS= times (200) in runs that must not care, every
-#               call to the GPU failing in every way, and the page looked at by axe at every width in every scheme
+#               call to the GPU failing in every way, the page looked at by axe at every width in every scheme, and
+#               the golden cases by the kernels that use workgroup memory
 # make fuzz     gives libFuzzer each parser of files for FUZZ_SECONDS= (600), or those of TARGETS=; prints what it found
 # make demo     trains without a person: drives the page in headless Chromium and prints what it shows
 #               MODEL= .gguf file, model folder or org/name on the Hugging Face Hub (HUB= a mirror of it)
@@ -129,7 +130,6 @@ test-rust:
 	cargo clippy --release --target wasm32-unknown-unknown --lib --test tests -- -D warnings
 	cargo clippy --release --target wasm32-unknown-unknown --features bench -- -D warnings
 	$(LAVAPIPE) cargo test --release
-	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release golden::
 
 # The tests that are ignored by default because they need the real model.
 test-model: $(MODEL_FILE)
@@ -185,6 +185,7 @@ fuzz:
 
 test-long: $(SITE)
 	@.ci/setup npm package browser
+	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release golden::
 	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} FAULTS=all LOOKS=all npm run --silent test -- kills faults path pairs several
 
 # Both halves on the machine's own GPU where it has one.
