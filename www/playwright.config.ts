@@ -17,6 +17,8 @@ export default defineConfig({
   use: {
     baseURL: `http://localhost:${PORT}`,
     launchOptions: { executablePath: CHROMIUM, args: FAST_FLAGS },
+    // Shorter than a test's, so that a failure says what was waited for.
+    actionTimeout: 120_000,
     trace: 'retain-on-failure',
     // What it keeps would hide requests from the tests; those of being offline allow it.
     serviceWorkers: 'block',

@@ -1,6 +1,6 @@
 /** Models by name from the Hub: a short list, any other, which of its files, and whether it fits, before a download. */
 
-import { hubCache, listHubFiles, type Forecast, type HubChoice, type HubListing, type HubSource, type Quantization } from 'web-lora';
+import { hubCache, listHubFiles, type Engine, type Forecast, type HubChoice, type HubListing, type HubSource, type Quantization } from 'web-lora';
 import { toError, type App } from './app.js';
 import { byId, element, showFacts, showText } from './dom.js';
 import { formatBytes, formatPlural, formatSpeed } from './format.js';
@@ -20,8 +20,9 @@ interface Open {
   /** Bytes that are here already. */
   cachedBytes: number;
   refused: boolean;
-  /** What was foreseen last: with weights as they are, or made smaller. */
+  /** What was foreseen last, with weights as they are or made smaller, and by which engine. */
   quantize: Quantization | undefined;
+  engine: Engine | undefined;
 }
 
 /** The Hub, or the mirror that `?hub=` of the page's address names. */
@@ -70,7 +71,7 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
       const listing = await listHubFiles({ endpoint, ...token.of(source.endpoint ?? endpoint), ...source }, { signal });
       const choice = listing.choices.find(({ name }) => name === source.file) ?? listing.choices[0];
       if (!choice || signal.aborted) return;
-      open = { listing, choice, cachedBytes: 0, refused: false, quantize: app.state.quantize };
+      open = { listing, choice, cachedBytes: 0, refused: false, quantize: app.state.quantize, engine: app.state.engine };
       drawListing(listing, choice);
       show('choice');
       byId('hub-download').focus();
@@ -131,8 +132,9 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
-    const { quantize } = app.state;
+    const { quantize, engine } = app.state;
     now.quantize = quantize;
+    now.engine = engine;
     const fit = byId('hub-fit');
     showText(error, undefined);
     now.refused = false;
@@ -182,12 +184,15 @@ export function hubPanel(app: App, load: Load): (source: HubSource) => void {
   });
 
   let wasLoading = false;
-  app.onChange(({ busy, engine, loading, model, quantize }) => {
+  app.onChange(({ busy, engine, loading, model, quantize, trouble }) => {
+    // What the Hub has can be asked while the engine starts.
+    const waits = (busy !== undefined && busy !== 'engine') || trouble !== undefined;
+    for (const button of byId('hub-list').querySelectorAll('button')) button.disabled = waits;
     const ended = wasLoading && !loading;
     wasLoading = loading !== undefined;
     if (ended) void refresh();
     if (!open) return;
-    if (open.quantize !== quantize) void foresee();
+    if (open.quantize !== quantize || (!busy && open.engine !== engine)) void foresee();
     const { choice, cachedBytes, refused } = open;
     const left = choice.sizeBytes - cachedBytes;
     const button = byId<HTMLButtonElement>('hub-download');

@@ -84,6 +84,23 @@ test('chosen from the list, downloaded in sight, kept, and loaded again without 
   expect(await page.evaluate(async () => (await navigator.storage.estimate()).usage ?? 0)).toBeLessThan(788_000);
 });
 
+test('what the Hub has can be asked while the engine starts, and whether it fits is told once it has', async ({ studio, page, hub }) => {
+  let start = () => undefined as void;
+  const asked = new Promise<void>((resolve) => (start = resolve));
+  await page.route('**/assets/worker-*.js', async (route) => {
+    await asked;
+    await route.continue();
+  });
+  await page.goto(`/?hub=${hub.endpoint}`);
+  await lookUp(page, SMOL);
+  await expect(studio.get('#hub-files')).toContainText('789 kB in 4 files');
+  await expect(studio.get('#hub-download')).toBeDisabled();
+  start();
+  await expect(studio.get('#hub-fit')).toContainText(/Training takes .* tokens a second/);
+  await studio.get('#hub-download').click();
+  await loaded(studio);
+});
+
 test('a connection that breaks is taken up where it broke', async ({ studio, hub, open, files }) => {
   hub.cuts = { answers: 2, after: 200_000 };
   await open(SMOL);
