@@ -8,7 +8,7 @@ mod reports;
 mod run;
 mod training;
 
-pub use adapters::AdapterSource;
+pub use adapters::{AdapterSource, ShelvedAdapter};
 pub use options::{
     DataOptions, EvaluateOn, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Prompt,
 };

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use js_sys::{Float32Array, Function, Object, Promise, Reflect, Uint8Array};
+use js_sys::{Array, Float32Array, Function, Object, Promise, Reflect, Uint8Array};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
@@ -18,10 +18,11 @@ use wasm_bindgen_futures::JsFuture;
 use crate::data::{DataFile, Format, inspect};
 use crate::engine::{
     AdapterSource, DataOptions, EvaluateOptions, LoadOptions, LoraOptions, OptimOptions, PlanOptions, Progress, Prompt,
+    ShelvedAdapter,
 };
 use crate::generate::GenerateOptions;
 use crate::gpu::{DeviceOptions, Patience, Sleep, Variant};
-use crate::io::{ByteSource, LocalBoxFuture, Message};
+use crate::io::{AdapterFile, ByteSource, LocalBoxFuture, Message};
 use crate::kernels::probe::Choice;
 use crate::low_rank::{CombineOptions, CompressOptions, Rebuilt};
 use crate::merge::{MergeOptions, MergedFile};
@@ -248,10 +249,7 @@ impl Engine {
             }
         };
         let named = |(name, bytes): (&str, Vec<u8>)| {
-            let file = Object::new();
-            Reflect::set(&file, &"name".into(), &name.into())?;
-            Reflect::set(&file, &"bytes".into(), &Uint8Array::from(&bytes[..]))?;
-            Ok(file.into())
+            object([("name", name.into()), ("bytes", Uint8Array::from(&bytes[..]).into())])
         };
         files.into_iter().map(named).collect()
     }
@@ -288,6 +286,33 @@ impl Engine {
         self.engine.remove_adapter(name).await.map_err(to_js_error)
     }
 
+    /// What a training leaves as it was: `{inUse, adapters}`, a name and all other adapters, each `{name, trainedSteps, files}`.
+    pub fn shelf(&self) -> JsResult<JsValue> {
+        let (in_use, shelved) = self.engine.shelf();
+        let adapters = Array::new();
+        for ShelvedAdapter { name, trained_steps, file } in shelved {
+            let files = files(file.write())?;
+            adapters.push(&object([("name", name.into()), ("trainedSteps", trained_steps.into()), ("files", files)])?);
+        }
+        object([("inUse", in_use.into()), ("adapters", adapters.into())])
+    }
+
+    /// Has what was the shelf of another engine on the same model.
+    #[wasm_bindgen(js_name = restoreShelf)]
+    pub fn restore_shelf(&mut self, shelf: JsValue) -> JsResult<()> {
+        let shelved = |value: JsValue| {
+            let trained_steps = get(&value, "trainedSteps")?.as_f64().unwrap_or(0.0) as usize;
+            let AdapterSource::Files { config, weights } = adapter_source(&get(&value, "files")?)? else {
+                return Err(JsValue::from_str("an adapter without files"));
+            };
+            let file = AdapterFile::parse(&config, &weights).map_err(to_js_error)?;
+            Ok(ShelvedAdapter { name: get(&value, "name")?.as_string(), trained_steps, file })
+        };
+        let shelved: JsResult<Vec<ShelvedAdapter>> =
+            Array::from(&get(&shelf, "adapters")?).iter().map(shelved).collect();
+        self.engine.restore_shelf(get(&shelf, "inUse")?.as_string(), shelved?).map_err(to_js_error)
+    }
+
     /// The singular values of an adapter, `from` as `addAdapter` has it.
     #[wasm_bindgen(js_name = inspectAdapter)]
     pub async fn inspect_adapter(&self, from: JsValue) -> JsResult<JsValue> {
@@ -307,8 +332,8 @@ impl Engine {
     pub async fn combine_adapters(&self, parts: Vec<JsValue>, options: JsValue) -> JsResult<JsValue> {
         let options: CombineOptions = from_js("options", options)?;
         let part = |part: &JsValue| {
-            let weight = Reflect::get(part, &"weight".into())?.as_f64().unwrap_or(f64::NAN);
-            Ok((adapter_source(&Reflect::get(part, &"from".into())?)?, weight))
+            let weight = get(part, "weight")?.as_f64().unwrap_or(f64::NAN);
+            Ok((adapter_source(&get(part, "from")?)?, weight))
         };
         let parts = parts.iter().map(part).collect::<JsResult<Vec<_>>>()?;
         rebuilt(self.engine.combine_adapters(&parts, options).await.map_err(to_js_error)?)
@@ -443,10 +468,19 @@ fn prompt_of(messages: Option<Vec<Message>>, prompt: Option<String>) -> JsResult
 
 /// An adapter's two files, `{config, weights}`.
 fn files((config, weights): (Vec<u8>, Vec<u8>)) -> JsResult<JsValue> {
-    let files = Object::new();
-    Reflect::set(&files, &"config".into(), &Uint8Array::from(&config[..]))?;
-    Reflect::set(&files, &"weights".into(), &Uint8Array::from(&weights[..]))?;
-    Ok(files.into())
+    object([("config", Uint8Array::from(&config[..]).into()), ("weights", Uint8Array::from(&weights[..]).into())])
+}
+
+fn object<const N: usize>(fields: [(&str, JsValue); N]) -> JsResult<JsValue> {
+    let object = Object::new();
+    for (name, value) in fields {
+        Reflect::set(&object, &name.into(), &value)?;
+    }
+    Ok(object.into())
+}
+
+fn get(object: &JsValue, name: &str) -> JsResult<JsValue> {
+    Reflect::get(object, &name.into())
 }
 
 fn rebuilt(rebuilt: Rebuilt) -> JsResult<JsValue> {
@@ -463,7 +497,7 @@ fn adapter_source(from: &JsValue) -> JsResult<AdapterSource> {
     if let Some(name) = from.as_string() {
         return Ok(AdapterSource::Named(name));
     }
-    let bytes = |key: &str| Ok::<_, JsValue>(Reflect::get(from, &key.into())?.dyn_into::<Uint8Array>()?.to_vec());
+    let bytes = |key: &str| Ok::<_, JsValue>(get(from, key)?.dyn_into::<Uint8Array>()?.to_vec());
     Ok(AdapterSource::Files { config: bytes("config")?, weights: bytes("weights")? })
 }
 
@@ -535,10 +569,9 @@ struct JsFile {
 
 impl JsFile {
     fn new(file: &JsValue) -> JsResult<Self> {
-        let get = |key: &str| Reflect::get(file, &key.into());
-        let name = get("name")?.as_string().ok_or("a file needs a name")?;
-        let bytes = get("bytes")?.dyn_into::<Uint8Array>()?.to_vec();
-        Ok(Self { name, bytes, format: from_js("format", get("format")?)? })
+        let name = get(file, "name")?.as_string().ok_or("a file needs a name")?;
+        let bytes = get(file, "bytes")?.dyn_into::<Uint8Array>()?.to_vec();
+        Ok(Self { name, bytes, format: from_js("format", get(file, "format")?)? })
     }
 
     fn file(&self) -> DataFile<'_> {
@@ -561,10 +594,9 @@ struct JsSource {
 
 impl JsSource {
     fn new(file: &JsValue) -> JsResult<Self> {
-        let get = |key: &str| Reflect::get(file, &key.into());
-        let name = get("name")?.as_string().ok_or("a file needs a name")?;
-        let size = get("size")?.as_f64().filter(|size| *size >= 0.0).ok_or("a file needs a size")?;
-        let read = get("read")?.dyn_into::<Function>()?;
+        let name = get(file, "name")?.as_string().ok_or("a file needs a name")?;
+        let size = get(file, "size")?.as_f64().filter(|size| *size >= 0.0).ok_or("a file needs a size")?;
+        let read = get(file, "read")?.dyn_into::<Function>()?;
         Ok(Self { name, size_bytes: size as u64, file: file.clone(), read })
     }
 

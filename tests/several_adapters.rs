@@ -166,10 +166,6 @@ fn adapters_answer_as_they_do_alone_and_the_base_stays_where_it_is() {
 fn an_adapter_comes_back_as_it_was_left() {
     let [(_, pirate), (_, sailor), _] = trained(false);
     let mut engine = engine(&tiny_model());
-    let names = |engine: &Engine| -> Vec<(Option<String>, bool, usize)> {
-        let entries = engine.list_adapters();
-        entries.into_iter().map(|entry| (entry.name, entry.in_use, entry.info.trained_steps)).collect()
-    };
     assert_eq!(names(&engine), []);
     block_on(engine.new_adapter(LoraOptions::default())).unwrap();
     train(&mut engine, "sea", 5);
@@ -179,7 +175,6 @@ fn an_adapter_comes_back_as_it_was_left() {
     assert_eq!((info.r, info.trained_steps), (8, 0));
     block_on(engine.add_adapter("copy", &AdapterSource::InUse)).unwrap();
     block_on(engine.add_adapter("twin", &AdapterSource::Named("pirate".into()))).unwrap();
-    let named = |name: &str, in_use, steps| (Some(name.to_owned()), in_use, steps);
     assert_eq!(
         names(&engine),
         [(None, true, 5), named("copy", false, 5), named("pirate", false, 0), named("twin", false, 0)]
@@ -228,6 +223,42 @@ fn an_adapter_comes_back_as_it_was_left() {
     // A model of its own has adapters of its own.
     block_on(engine.load_model(&tiny_model(), LoadOptions::default(), &mut |_| true)).unwrap();
     assert_eq!(names(&engine), []);
+}
+
+#[test]
+fn another_engine_has_what_was_beside_the_adapter_in_use() {
+    let [(_, pirate), _, _] = trained(true);
+    let mut before = engine(&tiny_model());
+    block_on(before.new_adapter(LoraOptions::default())).unwrap();
+    train(&mut before, "sea", 5);
+    let own = (answers(&mut before), block_on(before.save_adapter()).unwrap());
+    for name in ["pirate", "twin"] {
+        block_on(before.add_adapter(name, &pirate)).unwrap();
+    }
+    block_on(before.use_adapter(Some("twin"))).unwrap();
+
+    let mut after = engine(&tiny_model());
+    let (in_use, shelved) = before.shelf();
+    after.restore_shelf(in_use.map(str::to_owned), shelved).unwrap();
+    assert_eq!(names(&after), [(None, false, 5), named("pirate", false, 0)]);
+    // What comes next goes by the name in use, and makes room as it would have.
+    block_on(after.new_adapter(LoraOptions::default())).unwrap();
+    train(&mut after, "ship", 2);
+    assert_eq!(names(&after), [(None, false, 5), named("pirate", false, 0), named("twin", true, 2)]);
+    block_on(after.use_adapter(None)).unwrap();
+    assert_eq!((answers(&mut after), block_on(after.save_adapter()).unwrap()), own);
+    block_on(after.use_adapter(Some("pirate"))).unwrap();
+    assert_eq!(files(block_on(after.save_adapter()).unwrap()), pirate);
+}
+
+/// Of each adapter its name, whether it is in use, and for how many steps it was trained.
+fn names(engine: &Engine) -> Vec<(Option<String>, bool, usize)> {
+    let entries = engine.list_adapters();
+    entries.into_iter().map(|entry| (entry.name, entry.in_use, entry.info.trained_steps)).collect()
+}
+
+fn named(name: &str, in_use: bool, steps: usize) -> (Option<String>, bool, usize) {
+    (Some(name.to_owned()), in_use, steps)
 }
 
 fn engine_without_a_model_says_so() {

@@ -22,6 +22,17 @@ struct Kept {
     info: AdapterInfo,
 }
 
+/// An adapter that is not in use, as another engine can have it.
+#[derive(Debug, Clone)]
+pub struct ShelvedAdapter {
+    /// Its name; the one without came by no name.
+    pub name: Option<String>,
+    /// Steps that it was trained here.
+    pub trained_steps: usize,
+    /// What it is.
+    pub file: AdapterFile,
+}
+
 /// Where an adapter is taken from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AdapterSource {
@@ -41,16 +52,40 @@ pub enum AdapterSource {
 impl Engine {
     /// Keeps an adapter under a name that is free, ready to be put in use. What is in use stays so.
     pub async fn add_adapter(&mut self, name: &str, source: &AdapterSource) -> Result<AdapterInfo> {
-        let shapes = self.model()?.decoder.modules();
         if name.is_empty() || self.has(name) {
             let value = if name.is_empty() { "empty" } else { name };
             return Err(Error::BadSetting { name: "name".into(), value: value.into(), allowed: "a new name".into() });
         }
         let (file, trained_steps) = self.copy(source).await?;
-        // What does not fit the model is refused now, not when it is wanted.
+        self.shelve(ShelvedAdapter { name: Some(name.to_owned()), trained_steps, file })
+    }
+
+    /// The name of the adapter in use, and all that are not: what a training leaves as it was.
+    pub fn shelf(&self) -> (Option<&str>, Vec<ShelvedAdapter>) {
+        let shelved = |(name, kept): (&Option<String>, &Kept)| ShelvedAdapter {
+            name: name.clone(),
+            trained_steps: kept.info.trained_steps,
+            file: kept.file.clone(),
+        };
+        (self.shelf.in_use.as_deref(), self.shelf.kept.iter().map(shelved).collect())
+    }
+
+    /// Has what was the shelf of another engine on the same model, in the place of this one's. The next adapter that is
+    /// made or loaded is the one of the name in use.
+    pub fn restore_shelf(&mut self, in_use: Option<String>, shelved: Vec<ShelvedAdapter>) -> Result<()> {
+        self.shelf = Shelf { in_use, kept: BTreeMap::new() };
+        for adapter in shelved {
+            self.shelve(adapter)?;
+        }
+        Ok(())
+    }
+
+    /// What does not fit the model is refused now, not when it is wanted.
+    fn shelve(&mut self, ShelvedAdapter { name, trained_steps, file }: ShelvedAdapter) -> Result<AdapterInfo> {
+        let shapes = self.model()?.decoder.modules();
         let fits = Adapter::from_file(&Gpu::paper(self.device().clone()), &file, &shapes)?;
         let info = adapter_info(&fits, trained_steps);
-        self.shelf.kept.insert(Some(name.to_owned()), Kept { file, info: info.clone() });
+        self.shelf.kept.insert(name, Kept { file, info: info.clone() });
         Ok(info)
     }
 

@@ -109,8 +109,6 @@ export class Engine {
   #revival: Promise<void> | undefined;
   #device: DeviceInfo | undefined;
   #model: CommandArguments<'loadModel'> | undefined;
-  /** Adapters that only the worker has. */
-  readonly #named = new Set<string>();
   #lastAdapter: AdapterFiles | undefined;
   /** The copy is of the adapter in use, and newer than any step by hand. */
   #isCopied = false;
@@ -168,7 +166,6 @@ export class Engine {
     this.#isCopied = false;
     const info = await this.#call('loadModel', model, { onEvent, signal });
     this.#model = model;
-    this.#named.clear();
     return info;
   }
 
@@ -333,15 +330,7 @@ export class Engine {
     { signal }: Stoppable = {},
   ): Promise<AdapterInfo> {
     const source = from === undefined || typeof from === 'string' ? from : await this.#unpacked(from);
-    const known = this.#named.has(name);
-    this.#named.add(name);
-    try {
-      return await this.#call('addAdapter', { name, from: source }, { signal });
-    } catch (error) {
-      // What was stopped may be there.
-      if (!known && errorData(error).code !== 'cancelled') this.#named.delete(name);
-      throw error;
-    }
+    return this.#call('addAdapter', { name, from: source }, { signal });
   }
 
   /**
@@ -363,7 +352,6 @@ export class Engine {
   async removeAdapter(name: string, { signal }: Stoppable = {}): Promise<void> {
     this.#isCopied = false;
     await this.#call('removeAdapter', { name }, { signal });
-    this.#named.delete(name);
   }
 
   /** What an adapter has learned, by the singular values of its ΔW: the one in use, another by its name, or files. */
@@ -400,9 +388,8 @@ export class Engine {
    * any other and does not reject.
    *
    * A run that is kept outlives the loss of the GPU and a crash of the engine: a new worker loads the model again and goes
-   * on from the newest checkpoint, to the same bytes; steps after that are told again. It does so once for each
-   * checkpoint, and not while there are adapters of {@link addAdapter}, which only the worker has. Otherwise the error
-   * rejects, and {@link resumeRun} of a new engine goes on.
+   * on from the newest checkpoint, to the same bytes, beside all other adapters; steps after that are told again. It
+   * does so once for each checkpoint. Otherwise the error rejects, and {@link resumeRun} of a new engine goes on.
    */
   train(options: TrainOptions = {}, callbacks: TrainCallbacks = {}): Task<TrainStep, TrainResult> {
     return new Task(callbacks.signal, async (signal, give) => {
@@ -533,9 +520,8 @@ export class Engine {
     const training = outliving(first, {
       onEvent,
       signal,
-      resume: (run, onEvent) => this.#connection.call('resumeRun', { run }, { onEvent, signal }),
+      resume: (run, onEvent) => this.#connection.call('resumeRun', run, { onEvent, signal }),
       revive: (failure) => {
-        if (this.#named.size > 0) return undefined;
         // Until the run has its examples and its adapter again.
         this.#revival ??= new Promise((resolve) => {
           goOn = () => {

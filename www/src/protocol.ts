@@ -79,7 +79,8 @@ export interface Commands {
   compressAdapter: { options: CompressOptions; from: AdapterFrom | undefined; result: RebuiltAdapter };
   combineAdapters: { parts: WeightedSource[]; options: CombineOptions; result: RebuiltAdapter };
   train: { options: TrainOptions; run?: string | undefined; resume?: Uint8Array<ArrayBuffer> | undefined; result: TrainResult };
-  resumeRun: { run: string; result: TrainResult };
+  /** `shelf`: what a worker that died had beside the run. */
+  resumeRun: { run: string; shelf?: Shelf | undefined; result: TrainResult };
   startTraining: { options: TrainOptions; result: TrainPlan };
   forwardBackward: { examples: readonly number[]; weight: number; result: BatchReport };
   optimStep: { options: OptimOptions; result: OptimReport };
@@ -113,6 +114,12 @@ export const ONLY_TELLS: readonly CommandName[] = [
   'saveState',
 ];
 
+/** What a training leaves as it was: the name of the adapter in use, and all others. */
+export interface Shelf {
+  inUse: string | undefined;
+  adapters: { name: string | undefined; trainedSteps: number; files: AdapterFiles }[];
+}
+
 /** `from` is undefined for the adapter in use. */
 export interface WeightedSource {
   from: AdapterFrom | undefined;
@@ -140,7 +147,7 @@ export type CommandEvent =
   | { type: 'step'; step: TrainStep }
   | { type: 'evaluation'; evaluation: EvalStep }
   | { type: 'sample'; sample: Sample }
-  | { type: 'run'; run: string }
+  | { type: 'run'; run: string; shelf: Shelf }
   | { type: 'saved'; step: number }
   | { type: 'unsaved'; error: ErrorData }
   | { type: 'token'; text: string }

@@ -4,7 +4,7 @@
  */
 
 import { errorData, WebLoraError, type ErrorCode } from './errors.js';
-import type { CommandEvent } from './protocol.js';
+import type { CommandArguments, CommandEvent } from './protocol.js';
 import type { TrainResult } from './types.js';
 
 /** Failures that a new worker may not meet again. */
@@ -19,10 +19,10 @@ type OnEvent = (event: CommandEvent) => void;
 export interface Means {
   onEvent: OnEvent;
   signal: AbortSignal;
-  /** Makes a new worker and loads the model into it; undefined where that would not bring back all that there was. */
-  revive(failure: WebLoraError): Promise<void> | undefined;
-  /** Goes on with a run that is kept. */
-  resume(run: string, onEvent: OnEvent): Promise<TrainResult>;
+  /** Makes a new worker and loads the model into it. */
+  revive(failure: WebLoraError): Promise<void>;
+  /** Goes on with a run that is kept, beside the adapters that there were. */
+  resume(run: CommandArguments<'resumeRun'>, onEvent: OnEvent): Promise<TrainResult>;
 }
 
 /**
@@ -33,11 +33,11 @@ export async function outliving(
   first: (onEvent: OnEvent) => Promise<TrainResult>,
   { onEvent, signal, revive, resume }: Means,
 ): Promise<TrainResult> {
-  let run: string | undefined;
+  let run: CommandArguments<'resumeRun'> | undefined;
   let saved = 0;
   let recoveredAt: number | undefined;
   const listen = (event: CommandEvent) => {
-    if (event.type === 'run') run = event.run;
+    if (event.type === 'run') run = { run: event.run, shelf: event.shelf };
     if (event.type === 'saved') saved = event.step;
     onEvent(event);
   };
@@ -49,15 +49,13 @@ export async function outliving(
       const { code } = errorData(error);
       const again = recoveredAt !== undefined && saved <= recoveredAt;
       if (!(error instanceof WebLoraError) || !PASSING.includes(code) || run === undefined || again || signal.aborted) throw error;
-      const revival = revive(error);
-      if (!revival) throw error;
       recoveredAt = saved;
-      await revival.catch((then: unknown) => {
+      await revive(error).catch((then: unknown) => {
         // Who stopped it meanwhile is told what there was to stop for.
         throw signal.aborted ? error : then;
       });
-      const id = run;
-      attempt = (onEvent) => released(() => resume(id, onEvent), signal);
+      const kept = run;
+      attempt = (onEvent) => released(() => resume(kept, onEvent), signal);
     }
   }
 }

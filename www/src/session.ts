@@ -103,7 +103,7 @@ export class Session {
     if (writer) {
       // An adapter that was there before is where the run starts from.
       if (!this.#adapter && this.#engine.adapterInfo()) writer.startFrom(await this.#engine.saveAdapter());
-      listener.emit({ type: 'run', run: writer.info.id });
+      listener.emit({ type: 'run', run: writer.info.id, shelf: this.#engine.shelf() });
     }
     try {
       return await train(this.#engine, options, listener, { state: resume, writer, asked: this.#asked }, this.#hasChatTemplate);
@@ -113,18 +113,19 @@ export class Session {
   }
 
   /** Goes on with a run that is kept: with its model, which is loaded unless it is there, its examples and its adapter. */
-  async resumeRun(id: string, listener: Listener): Promise<TrainResult> {
-    const { writer, state, data } = await RunWriter.open(id);
+  async resumeRun({ run, shelf }: CommandArguments<'resumeRun'>, listener: Listener): Promise<TrainResult> {
+    const { writer, state, data } = await RunWriter.open(run);
     try {
       const { config } = writer.info;
       await this.#ensureModel(config.model, listener);
+      if (shelf) this.#engine.restoreShelf(shelf);
       const trained = data.length - (config.data.evalFiles ?? 0);
       await this.loadDataset(data.slice(0, trained), data.slice(trained), config.data.options);
       // What the factors are comes with the state; here it matters which there are.
       const adapter = await writer.startingAdapter();
       if (adapter) this.loadAdapter(adapter);
       else await this.newAdapter(config.adapter ?? {});
-      listener.emit({ type: 'run', run: id });
+      listener.emit({ type: 'run', run, shelf: this.#engine.shelf() });
       return await train(this.#engine, config.training, listener, { state, writer, asked: this.#asked }, this.#hasChatTemplate);
     } finally {
       writer.close();

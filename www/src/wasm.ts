@@ -3,7 +3,7 @@
 import init, { Engine } from '../pkg/web_lora.js';
 import type { DataFile } from './data-files.js';
 import type { OpenedMerged } from './merged.js';
-import type { LoadSettings, WeightedSource } from './protocol.js';
+import type { LoadSettings, Shelf, WeightedSource } from './protocol.js';
 import type {
   AdapterEntry,
   AdapterFiles,
@@ -78,6 +78,8 @@ export interface WasmEngine {
   addAdapter(name: string, from: AdapterFrom | undefined): Promise<AdapterInfo>;
   useAdapter(name: string | undefined): Promise<AdapterInfo | undefined>;
   listAdapters(): AdapterEntry[];
+  shelf(): Shelf;
+  restoreShelf(shelf: Shelf): void;
   removeAdapter(name: string): Promise<undefined>;
   inspectAdapter(from: AdapterFrom | undefined): Promise<AdapterSpectrum>;
   compressAdapter(options: CompressOptions, from: AdapterFrom | undefined): Promise<RebuiltAdapter>;

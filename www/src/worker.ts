@@ -149,7 +149,7 @@ async function run(id: number, command: Command, signal: AbortSignal): Promise<C
     case 'train':
       return session.train(command, listener);
     case 'resumeRun':
-      return session.resumeRun(command.run, listener);
+      return session.resumeRun(command, listener);
     case 'startTraining':
       return wasm.startTraining(command.options, onProgress);
     case 'forwardBackward':

@@ -53,6 +53,23 @@ test.describe('GPU', () => {
     expect((await studio.ask('Hi')).tuned).not.toBe('');
   });
 
+  test('lost while another adapter is trained: the first is as it was, and neither needs a hand', async ({ studio, page }) => {
+    await studio.openFragile();
+    await studio.train(60);
+    await expect(studio.get('#train-status')).toContainText('Done after 60 steps');
+    await studio.set({ steps: '40' });
+    await studio.get('#train-start').click();
+    await expect(studio.get('#train-steps tr').nth(12)).toBeAttached();
+    await studio.fault('lost');
+    await expect(studio.get('#train-recovered')).toContainText('The GPU was lost.');
+    await expect(studio.get('#train-status')).toContainText('Done after 40 steps');
+    await studio.get('#tab-adapters').click();
+    await expect(studio.get('#adapters-list li')).toHaveText([/^examplesrank 8.* 60 steps/, /^examples 2 in userank 8.* 40 steps/]);
+    await page.getByRole('button', { name: 'Use: examples', exact: true }).click();
+    await expect(studio.get('#adapters-said')).toContainText('examples is in use.');
+    expect((await studio.ask('Hi')).tuned).toBe('Ahoy!');
+  });
+
   test('out of memory', async ({ studio }) => {
     await studio.openFragile();
     await studio.train(5000);

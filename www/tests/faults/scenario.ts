@@ -20,6 +20,8 @@ export interface Outcome {
   told: number[];
   saved: number[];
   recoveries: string[];
+  /** The adapters there are in the end, as one text. */
+  adapters?: string;
 }
 
 export interface Setting {
@@ -46,8 +48,10 @@ export async function train({ createEngine }: typeof Package, { model, patience,
     await engine.loadModel(model, { contextLength: 64 });
     await engine.loadDataset(CHATS, { name: 'chats.jsonl' });
     await engine.newAdapter({ r: 2, loraAlpha: 4, seed: 7, targetModules: ['q_proj', 'v_proj', 'down_proj'] });
+    await engine.addAdapter('beside');
     await engine.train({ steps: STEPS, batchSize: 2, learningRate: 0.01, saveSteps: 1, tokensPerPass: 64 }, callbacks);
     outcome.digest = digest((await engine.saveAdapter()).weights);
+    outcome.adapters = JSON.stringify(await engine.listAdapters());
   } catch (error) {
     outcome.error = error;
   } finally {

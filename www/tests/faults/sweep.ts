@@ -71,12 +71,13 @@ process.exit(wrong.length > 0 ? 1 : 0);
 /** Trains with a fault, and says how that ended. */
 async function judge(one: Fault): Promise<string> {
   const outcome = await attempt(one);
-  const { digest, error, run, recoveries } = outcome;
+  const { digest, error, run, recoveries, adapters } = outcome;
   if (numbers[FAILED] === 0 && !one.always) throw new Error('the fault was never met');
   // Once, and again after each checkpoint.
   if (recoveries.length > 1 + new Set(outcome.saved).size) throw new Error(`it recovered ${recoveries.length} times`);
   const recovered = recoveries.length > 0 ? ' after recovery' : '';
   if (digest !== undefined) {
+    if (adapters !== clean.adapters) throw new Error(`done, beside other adapters${recovered}: ${adapters}`);
     if (digest !== expected) throw new Error(`done, with other bytes${recovered}: told ${outcome.told}, saved ${outcome.saved}`);
     return `done${recovered}`;
   }
