@@ -263,11 +263,19 @@ fn tokenizers_that_make_the_library_panic_are_refused() {
     let chain =
         |n: usize, to: usize| json!({"type": "Sequence", "normalizers": vec![replace("a", &"a".repeat(to)); n]});
     let regex = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    let nothing = json!({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "0123456789".repeat(10)});
+    let matching = |regex: &str, to: &str| json!({"type": "Replace", "pattern": {"Regex": regex}, "content": to});
+    let nothing = |regex: &str| ("/normalizer", matching(regex, "b"), "its pattern may match nothing");
     let costly: Vec<(&str, Value, &str)> = vec![
         ("/normalizer", chain(20, 2), "texts could become more than 32 times as long"),
         ("/normalizer", chain(2, 6), "texts could become more than 32 times as long"),
-        ("/normalizer", nothing, "texts could become more than 32 times as long"),
+        ("/normalizer", matching("x+", &"0123456789".repeat(10)), "texts could become more than 32 times as long"),
+        ("/decoder", matching("x*", &"0123456789".repeat(10)), "texts could become more than 32 times as long"),
+        // Texts whose first letter is not of the text, over which tokenizers stumbles.
+        ("/normalizer", replace("", "b"), "its pattern may match nothing"),
+        nothing("x*"),
+        nothing("^"),
+        nothing(r"\b"),
+        nothing("a|(?=b)"),
         ("/decoder", replace("a", &"b".repeat(1_000_000)), "texts could become more than 32 times as long"),
         ("/normalizer", json!({"type": "Prepend", "prepend": "a".repeat(100)}), "more than 64 bytes before a text"),
         (
