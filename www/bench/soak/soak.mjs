@@ -1,5 +1,5 @@
 /**
- * A thousand steps of a tiny chat model must cost what the first ones cost, in time and in memory: natively, as
+ * A thousand steps of a tiny chat model, or `STEPS`, must cost what the first ones cost, in time and in memory: natively, as
  * `cargo bench --bench soak` tells it on standard input, then in headless Chromium through the package. Called by
  * `make soak`; writes target/soak.json.
  */
@@ -12,7 +12,7 @@ import { createServer } from 'vite';
 import { CHROMIUM, CHROMIUM_FLAGS } from '../../chromium.mjs';
 import { median, printTable } from '../report.mjs';
 
-const STEPS = 1000;
+const STEPS = Number(process.env.STEPS ?? 1000);
 const HUNDRED = 100;
 /** The last hundred's time against the first's. */
 const TOLERANCE = 0.05;
