@@ -7,6 +7,8 @@ const PORT = Number(process.env.PORT ?? 8323);
 
 export default defineConfig({
   testDir: 'tests',
+  // Files named .test are Node's: to look for tests in them is to run them here, all in one process.
+  testMatch: '**/*.spec.ts',
   outputDir: '../.cache/test-results',
   // The GPU is the processor here, but half of the time a test waits for something else.
   workers: 2,

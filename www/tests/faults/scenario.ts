@@ -50,8 +50,9 @@ export async function train({ createEngine }: typeof Package, { model, patience,
     await engine.newAdapter({ r: 2, loraAlpha: 4, seed: 7, targetModules: ['q_proj', 'v_proj', 'down_proj'] });
     await engine.addAdapter('beside');
     await engine.train({ steps: STEPS, batchSize: 2, learningRate: 0.01, saveSteps: 1, tokensPerPass: 64 }, callbacks);
-    outcome.digest = digest((await engine.saveAdapter()).weights);
+    // Asked first, as what saves may be of an engine that is gone.
     outcome.adapters = JSON.stringify(await engine.listAdapters());
+    outcome.digest = digest((await engine.saveAdapter()).weights);
   } catch (error) {
     outcome.error = error;
   } finally {
