@@ -2,7 +2,7 @@
 // lse[t, h] = ln Σ_j exp(scale · q[t, h] · k[j]), beside it a place for the backward pass's delta.   Online softmax: arXiv 2205.14135, algorithm 1.
 //
 // A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
-// A workgroup covers 4 * BLOCKS rows.
+// Workgroups along y are key heads.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
 // [n_tokens, .. N_HEADS * HEAD_DIM ..]
@@ -23,25 +23,25 @@ fn sum4(m: mat4x4<f32>) -> vec4<f32> {
     return (m[0] + m[1]) + (m[2] + m[3]);
 }
 
-@compute @workgroup_size(QUERY_THREADS)
-fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
-    let kv_head = local_index % N_KV_HEADS;
-    let u = (workgroup_id.x * BLOCKS * GROUP + local_index / N_KV_HEADS) * 4u;
-    if (u / GROUP >= n_rows(params.rows) || local_index >= BLOCKS * N_HEADS) {
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
+    let kv_head = workgroup_id.y;
+    let u = workgroup_id.x * ROWS * GROUP + thread.index * 4u;
+    let end = min((workgroup_id.x + 1u) * ROWS, n_rows(params.rows)) * GROUP;
+    if (nobody(u >= end)) {
         return;
     }
-    let queries = queries_from(u, kv_head);
-    let last = max_of(queries.last);
+    let queries = queries_from(u, end, kv_head);
+    let first = least(min_of(queries.first));
+    let last = most(max_of(queries.last));
 
     // Columns are queries: weighted values so far, relative to the maximum so far.
     var sums: array<mat4x4<f32>, HEAD_VEC4S>;
     var maximum = vec4<f32>(MASKED);
     var total = vec4<f32>(0.0);
-    for (var key = min_of(queries.first); key <= last; key += 16u) {
-        let k0 = keys_from(key, last, kv_head);
-        let k1 = keys_from(key + 4u, last, kv_head);
-        let k2 = keys_from(key + 8u, last, kv_head);
-        let k3 = keys_from(key + 12u, last, kv_head);
+    for (var key = first; key <= last; key += 16u) {
+        let k0 = keys_from(thread, key, last, kv_head); let v0 = values_from(thread, key, last, kv_head);
+        let k1 = keys_from(thread, key + 8u, last, kv_head); let v1 = values_from(thread, key + 8u, last, kv_head);
         // Columns are keys, rows are queries.
         var s0 = mat4x4<f32>();
         var s1 = mat4x4<f32>();
@@ -49,10 +49,12 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         var s3 = mat4x4<f32>();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_q(queries.at, d));
-            s0 += four * load_four_k(k0, d);
-            s1 += four * load_four_k(k1, d);
-            s2 += four * load_four_k(k2, d);
-            s3 += four * load_four_k(k3, d);
+            let near = load_eight_k(k0, d);
+            let far = load_eight_k(k1, d);
+            s0 += four * near.lo;
+            s1 += four * near.hi;
+            s2 += four * far.lo;
+            s3 += four * far.hi;
         }
         s0 = mask(s0 * params.scale, key, queries.first, queries.last);
         s1 = mask(s1 * params.scale, key + 4u, queries.first, queries.last);
@@ -73,11 +75,9 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         s2 = transpose(s2);
         s3 = transpose(s3);
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            sums[d] = scale_columns(sums[d], shrink)
-                + load_four_v(k0 + V_AFTER_K, d) * s0
-                + load_four_v(k1 + V_AFTER_K, d) * s1
-                + load_four_v(k2 + V_AFTER_K, d) * s2
-                + load_four_v(k3 + V_AFTER_K, d) * s3;
+            let near = load_eight_v(v0, d);
+            let far = load_eight_v(v1, d);
+            sums[d] = scale_columns(sums[d], shrink) + near.lo * s0 + near.hi * s1 + far.lo * s2 + far.hi * s3;
         }
     }
 

@@ -2,7 +2,7 @@
 // delta[t, h] = d_out[t, h] · out[t, h].   arXiv 2205.14135, algorithm 4. Then turned back through the rotary embedding.
 //
 // A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
-// A workgroup covers 4 * BLOCKS rows. Queries, keys and values lie in one matrix, and their gradients in another like it.
+// Workgroups along y are key heads. Queries, keys and values lie in one matrix, and their gradients in another like it.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
 // [n_tokens, Q_STRIDE]
@@ -22,15 +22,17 @@ fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, deltas: vec4<f32>) -> mat4x4
         p[0] * (dp[0] - deltas), p[1] * (dp[1] - deltas), p[2] * (dp[2] - deltas), p[3] * (dp[3] - deltas)));
 }
 
-@compute @workgroup_size(QUERY_THREADS)
-fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
-    let kv_head = local_index % N_KV_HEADS;
-    let u = (workgroup_id.x * BLOCKS * GROUP + local_index / N_KV_HEADS) * 4u;
-    if (u / GROUP >= n_rows(params.rows) || local_index >= BLOCKS * N_HEADS) {
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
+    let kv_head = workgroup_id.y;
+    let u = workgroup_id.x * ROWS * GROUP + thread.index * 4u;
+    let end = min((workgroup_id.x + 1u) * ROWS, n_rows(params.rows)) * GROUP;
+    if (nobody(u >= end)) {
         return;
     }
-    let queries = queries_from(u, kv_head);
-    let last = max_of(queries.last);
+    let queries = queries_from(u, end, kv_head);
+    let first = least(min_of(queries.first));
+    let last = most(max_of(queries.last));
     var lses: vec4<f32>;
     var deltas: vec4<f32>;
     for (var i = 0u; i < 4u; i += 1u) {
@@ -48,11 +50,9 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
 
     // Columns are queries.
     var sums: array<mat4x4<f32>, HEAD_VEC4S>;
-    for (var key = min_of(queries.first); key <= last; key += 16u) {
-        let k0 = keys_from(key, last, kv_head);
-        let k1 = keys_from(key + 4u, last, kv_head);
-        let k2 = keys_from(key + 8u, last, kv_head);
-        let k3 = keys_from(key + 12u, last, kv_head);
+    for (var key = first; key <= last; key += 16u) {
+        let k0 = keys_from(thread, key, last, kv_head); let v0 = values_from(thread, key, last, kv_head);
+        let k1 = keys_from(thread, key + 8u, last, kv_head); let v1 = values_from(thread, key + 8u, last, kv_head);
         // Scores and then weights; columns are keys, rows are queries.
         var p0 = mat4x4<f32>();
         var p1 = mat4x4<f32>();
@@ -60,10 +60,12 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         var p3 = mat4x4<f32>();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_qkv(queries.at, d));
-            p0 += four * load_four_qkv(k0, d);
-            p1 += four * load_four_qkv(k1, d);
-            p2 += four * load_four_qkv(k2, d);
-            p3 += four * load_four_qkv(k3, d);
+            let near = load_eight_qkv(k0, d);
+            let far = load_eight_qkv(k1, d);
+            p0 += four * near.lo;
+            p1 += four * near.hi;
+            p2 += four * far.lo;
+            p3 += four * far.hi;
         }
         p0 = weights(mask(p0 * params.scale, key, queries.first, queries.last), lses);
         p1 = weights(mask(p1 * params.scale, key + 4u, queries.first, queries.last), lses);
@@ -76,20 +78,21 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         var g3 = mat4x4<f32>();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_d_out(queries.out_at, d));
-            g0 += four * load_four_qkv(k0 + V_AFTER_K, d);
-            g1 += four * load_four_qkv(k1 + V_AFTER_K, d);
-            g2 += four * load_four_qkv(k2 + V_AFTER_K, d);
-            g3 += four * load_four_qkv(k3 + V_AFTER_K, d);
+            let near = load_eight_qkv(v0, d);
+            let far = load_eight_qkv(v1, d);
+            g0 += four * near.lo;
+            g1 += four * near.hi;
+            g2 += four * far.lo;
+            g3 += four * far.hi;
         }
         g0 = score_gradients(p0, g0, deltas);
         g1 = score_gradients(p1, g1, deltas);
         g2 = score_gradients(p2, g2, deltas);
         g3 = score_gradients(p3, g3, deltas);
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            sums[d] += load_four_qkv(k0, d) * g0
-                + load_four_qkv(k1, d) * g1
-                + load_four_qkv(k2, d) * g2
-                + load_four_qkv(k3, d) * g3;
+            let near = load_eight_qkv(k0, d);
+            let far = load_eight_qkv(k1, d);
+            sums[d] += near.lo * g0 + near.hi * g1 + far.lo * g2 + far.hi * g3;
         }
     }
 

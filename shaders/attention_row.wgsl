@@ -12,8 +12,6 @@
 // (lse, 0), [1, N_HEADS]
 @group(0) @binding(7) var<storage, read_write> lse_delta: array<vec2<f32>>;
 
-// No fewer than HEAD_VEC4S.
-const THREADS: u32 = 64u;
 const PARTS: u32 = THREADS / HEAD_VEC4S;
 
 var<workgroup> scores: array<f32, THREADS>;
@@ -26,7 +24,8 @@ var<workgroup> totals: array<f32, THREADS>;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let head = workgroup_id.x;
-    let kv_at = K_FIRST + head / GROUP * HEAD_DIM;
+    let k_at = K_FIRST + head / GROUP * HEAD_DIM;
+    let v_at = V_FIRST + head / GROUP * HEAD_DIM;
     let last = tokens[0].start + tokens[0].position;
     let first = last - min(tokens[0].position, params.window - 1u);
 
@@ -38,7 +37,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         if (key + thread <= last) {
             score = 0.0;
             for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-                score += dot(load_q(Q_FIRST + head * HEAD_DIM, d), load_k((key + thread) * KV_STRIDE + kv_at, d));
+                score += dot(load_q(Q_FIRST + head * HEAD_DIM, d), load_k((key + thread) * KV_STRIDE + k_at, d));
             }
             score *= params.scale;
         }
@@ -54,7 +53,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocatio
         sum *= shrink;
         total *= shrink;
         for (var i = thread / HEAD_VEC4S; i < min(THREADS, last + 1u - key); i += PARTS) {
-            sum += shares[i] * load_v((key + i) * KV_STRIDE + kv_at + V_AFTER_K, thread % HEAD_VEC4S);
+            sum += shares[i] * load_v((key + i) * KV_STRIDE + v_at, thread % HEAD_VEC4S);
             total += shares[i];
         }
     }

@@ -4,7 +4,9 @@
 // f32 sums. One thread computes ROWS rows × 8 columns, workgroups along y are blocks of eight columns of y.
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
+fn main(
+    @builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread,
+) {
     let row = global_id.x * ROWS;
     if (row >= n_rows(params.rows)) {
         return;
@@ -28,6 +30,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
         }
     }
     let factor = params.segments.factors[workgroup_id.y / params.k8];
+    let rows = rows_at(thread, row);
     var block: Block;
     let last = params.n - 1u;
     for (; j < end; j += step_columns) {
@@ -37,7 +40,7 @@ fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_
         let w3 = weight_pair(min(j + 3u, last), k8);
         let lo = transpose(mat4x4<f32>(w0.lo, w1.lo, w2.lo, w3.lo));
         let hi = transpose(mat4x4<f32>(w0.hi, w1.hi, w2.hi, w3.hi));
-        add_products(&block, x_rows(row, j / 4u), factor * lo, factor * hi);
+        add_products(&block, x_rows(rows, j / 4u), factor * lo, factor * hi);
     }
     let column = 8u * workgroup_id.y;
     store_block(block, row, column, column + 8u);

@@ -1,7 +1,7 @@
 // y[t, k] = Σ_j x[t, first + j] w[j, k] + scale · Σ_r tail_x[t, r] tail_w[r, k],  j < n; or y += that.
 //
 // The way back through a frozen weight: x is dy [rows, ..], w [n, k] in any weight format, tail_x and tail_w are LoRA's
-// d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes SIDE × SIDE blocks of ROWS rows × 8 columns.
+// d(x Aᵀ) [rows, r] and A [r, k], or nothing. f32 sums. One thread computes TALL × WIDE blocks of ROWS rows × 8 columns.
 
 // Eight columns of the product, four terms of each.
 struct Weights {
@@ -29,45 +29,57 @@ fn tail_weights(r: u32, k4: u32) -> mat4x4<f32> {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
+fn main(
+    @builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread,
+) {
     let at = block_at(global_id, workgroup_id);
     let row = at.x;
-    let k8 = at.y / 8u;
-    if (k8 >= params.k8 || row >= n_rows(params.rows)) {
+    let is_real = at.y / 8u < params.k8;
+    if (nobody(!is_real || row >= n_rows(params.rows))) {
         return;
     }
+    let k8 = min(at.y / 8u, params.k8 - 1u);
     // The second block of columns, where there is one.
     let next8 = min(k8 + 1u, params.k8 - 1u);
+    let rows0 = rows_at(thread, row);
+    let rows1 = rows_at(thread, row + ROWS);
     var b00: Block; var b01: Block; var b10: Block; var b11: Block;
     for (var j = 0u; j < params.n; j += 4u) {
         let w0 = weights(j, k8);
-        let x0 = x_rows(row, (params.first + j) / 4u);
+        let x0 = x_rows(rows0, (params.first + j) / 4u);
         add_products(&b00, x0, w0.left, w0.right);
-        if (SIDE == 2u) {
-            let w1 = weights(j, next8);
-            let x1 = x_rows(row + ROWS, (params.first + j) / 4u);
-            add_products(&b01, x0, w1.left, w1.right);
+        if (TALL == 2u) {
+            let x1 = x_rows(rows1, (params.first + j) / 4u);
             add_products(&b10, x1, w0.left, w0.right);
-            add_products(&b11, x1, w1.left, w1.right);
+            if (WIDE == 2u) {
+                let w1 = weights(j, next8);
+                add_products(&b01, x0, w1.left, w1.right);
+                add_products(&b11, x1, w1.left, w1.right);
+            }
         }
     }
     for (var r = 0u; r < params.tail_rank; r += 4u) {
         let a0 = tail_weights(r, 2u * k8); let b0 = tail_weights(r, 2u * k8 + 1u);
-        let x0 = tail_rows(row, r / 4u, 0u);
+        let x0 = tail_rows(rows0, r / 4u, 0u);
         add_products(&b00, x0, a0, b0);
-        if (SIDE == 2u) {
-            let a1 = tail_weights(r, 2u * next8); let b1 = tail_weights(r, 2u * next8 + 1u);
-            let x1 = tail_rows(row + ROWS, r / 4u, 0u);
-            add_products(&b01, x0, a1, b1);
+        if (TALL == 2u) {
+            let x1 = tail_rows(rows1, r / 4u, 0u);
             add_products(&b10, x1, a0, b0);
-            add_products(&b11, x1, a1, b1);
+            if (WIDE == 2u) {
+                let a1 = tail_weights(r, 2u * next8); let b1 = tail_weights(r, 2u * next8 + 1u);
+                add_products(&b01, x0, a1, b1);
+                add_products(&b11, x1, a1, b1);
+            }
         }
+    }
+    if (!is_real) {
+        return;
     }
     let end = 8u * params.k8;
     store_block(b00, row, 8u * k8, end);
-    if (SIDE == 2u) {
+    if (TALL == 2u) {
         store_block(b10, row + ROWS, 8u * k8, end);
-        if (next8 > k8) {
+        if (WIDE == 2u && next8 > k8) {
             store_block(b01, row, 8u * next8, end);
             store_block(b11, row + ROWS, 8u * next8, end);
         }

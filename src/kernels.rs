@@ -11,6 +11,7 @@ pub mod cross_entropy;
 pub mod dora_backward;
 pub mod dora_gain;
 pub mod dropout;
+mod eight;
 pub mod embedding;
 pub mod grad_norm;
 pub mod layer_norm;

@@ -1,24 +1,19 @@
-// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS, BLOCKS,
-// and where queries, keys and values lie: the columns from one row to the next, Q_STRIDE and KV_STRIDE, and the first
-// column of each, Q_FIRST, K_FIRST and V_FIRST.
+// What the attention kernels share. Constants from the host: HEAD_DIM, GROUP (query heads a key head), N_KV_HEADS, the
+// THREADS of a workgroup and the ROWS that they cover, and where queries, keys and values lie: the columns from one row to
+// the next, Q_STRIDE and KV_STRIDE, and the first column of each, Q_FIRST, K_FIRST and V_FIRST.
 //
 // A "query" is a row of the batch and one of the GROUP query heads that share a key head; query u of a key head is row
 // u / GROUP, head u % GROUP of the group, so that queries of one row lie side by side.
 //
 // Everything is done in blocks of 4 x 4 (a mat4x4 for four queries and four keys, or for four values of four of them),
-// four such blocks at a time: every value loaded then serves 4 or 16 products, which is what software GPUs need most.
+// four such blocks at a time: every value loaded then serves 4 or 16 products. A workgroup is of one key head, and its
+// threads go through the same keys (or queries) together, eight at a time: see eight_*.wgsl.
 const HEAD_VEC4S: u32 = (HEAD_DIM + 3u) / 4u;
 const N_HEADS: u32 = N_KV_HEADS * GROUP;
-const V_AFTER_K: u32 = V_FIRST - K_FIRST;
 // Columns from one row of the result to the next.
 const OUT_STRIDE: u32 = (N_HEADS * HEAD_DIM + 7u) / 8u * 8u;
 // What a score is that must not count: below any real one, yet finite.
 const MASKED: f32 = -1e30;
-
-// Threads of a workgroup that covers BLOCKS blocks of four rows with a thread for four queries of a key head, or for
-// four keys of one; whole eights, as lavapipe (Mesa 22.3) ends loops early in a half-filled vector of eight.
-const QUERY_THREADS: u32 = (BLOCKS * N_HEADS + 7u) / 8u * 8u;
-const KEY_THREADS: u32 = (BLOCKS * N_KV_HEADS + 7u) / 8u * 8u;
 
 struct Params {
     rows: Rows,
@@ -37,21 +32,21 @@ struct Queries {
     // Where they start in q and in the result.
     at: vec4<u32>,
     out_at: vec4<u32>,
-    // False for those that only fill the last block up; they repeat the last row.
+    // False for those that only fill the last block up; they repeat the last query.
     is_real: vec4<bool>,
     first: vec4<u32>,
     last: vec4<u32>,
 }
 
-fn queries_from(start: u32, kv_head: u32) -> Queries {
-    let n = n_rows(params.rows);
-    let u = four_from(start);
+// Queries start .. start + 4, of those before `end`.
+fn queries_from(start: u32, end: u32, kv_head: u32) -> Queries {
+    let u = min(four_from(start), vec4<u32>(end - 1u));
     var queries: Queries;
-    queries.rows = min(u / GROUP, vec4<u32>(n - 1u));
+    queries.rows = u / GROUP;
     queries.heads = kv_head * GROUP + u % GROUP;
     queries.at = queries.rows * Q_STRIDE + Q_FIRST + queries.heads * HEAD_DIM;
     queries.out_at = queries.rows * OUT_STRIDE + queries.heads * HEAD_DIM;
-    queries.is_real = u / GROUP < vec4<u32>(n);
+    queries.is_real = four_from(start) < vec4<u32>(end);
     for (var i = 0u; i < 4u; i += 1u) {
         let token = tokens[queries.rows[i]];
         queries.last[i] = token.start + token.position;
@@ -60,9 +55,13 @@ fn queries_from(start: u32, kv_head: u32) -> Queries {
     return queries;
 }
 
-// Where four keys start in k, and V_AFTER_K on in v, the last repeated past the end.
-fn keys_from(start: u32, last: u32, kv_head: u32) -> vec4<u32> {
-    return min(four_from(start), vec4<u32>(last)) * KV_STRIDE + K_FIRST + kv_head * HEAD_DIM;
+// Where eight keys start, and their values.
+fn keys_from(thread: Thread, start: u32, last: u32, kv_head: u32) -> Eight {
+    return eight_at(thread, start, last, Place(1u, KV_STRIDE, 0u, K_FIRST + kv_head * HEAD_DIM));
+}
+
+fn values_from(thread: Thread, start: u32, last: u32, kv_head: u32) -> Eight {
+    return eight_at(thread, start, last, Place(1u, KV_STRIDE, 0u, V_FIRST + kv_head * HEAD_DIM));
 }
 
 fn four_from(start: u32) -> vec4<u32> {

@@ -31,9 +31,9 @@ struct Params {
 // rows, which then load once for all; or, where there are too few columns for that (DOWN), one below the other.
 fn block_at(global_id: vec3<u32>, workgroup_id: vec3<u32>) -> vec2<u32> {
     if (DOWN == 1u) {
-        return vec2<u32>(global_id.x * SIDE * ROWS, workgroup_id.y * SIDE * 8u);
+        return vec2<u32>(global_id.x * TALL * ROWS, workgroup_id.y * WIDE * 8u);
     }
-    return vec2<u32>(workgroup_id.y * SIDE * ROWS, global_id.x * SIDE * 8u);
+    return vec2<u32>(workgroup_id.y * TALL * ROWS, global_id.x * WIDE * 8u);
 }
 
 // Columns from `end` on are pads, and zero.

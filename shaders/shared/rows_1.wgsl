@@ -10,11 +10,17 @@ struct Block {
     hi: vec4<f32>,
 }
 
-fn x_rows(row: u32, k4: u32) -> XRows {
+alias RowsAt = u32;
+
+fn rows_at(thread: Thread, row: u32) -> RowsAt {
+    return row;
+}
+
+fn x_rows(row: RowsAt, k4: u32) -> XRows {
     return XRows(x[row * params.x_stride4 + k4]);
 }
 
-fn tail_rows(row: u32, k4: u32, segment: u32) -> XRows {
+fn tail_rows(row: RowsAt, k4: u32, segment: u32) -> XRows {
     return XRows(tail_value(row, k4, segment));
 }
 

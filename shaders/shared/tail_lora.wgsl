@@ -22,3 +22,7 @@ fn tail_value(row: u32, k4: u32, segment: u32) -> vec4<f32> {
 fn tail_weight(row: u32, k4: u32) -> vec4<f32> {
     return tail_w[row * params.tail_w_stride4 + k4];
 }
+
+fn load_tail_row(at: u32, k4: u32) -> vec4<f32> {
+    return tail_x[at + k4];
+}

@@ -6,3 +6,7 @@ fn tail_value(row: u32, k4: u32, segment: u32) -> vec4<f32> {
 fn tail_weight(row: u32, k4: u32) -> vec4<f32> {
     return vec4<f32>(0.0);
 }
+
+fn load_tail_row(at: u32, k4: u32) -> vec4<f32> {
+    return vec4<f32>(0.0);
+}

@@ -32,10 +32,10 @@ fn tail_weights(col: u32, k4: u32) -> mat4x4<f32> {
 }
 
 // Adds the low-rank terms 4·k4 .. of eight columns, whose weights are a and b.
-fn add_tail(block: ptr<function, Block>, row: u32, col: u32, k4: u32, a: mat4x4<f32>, b: mat4x4<f32>) {
-    let rows = tail_rows(row, k4, segment_of(params.first + col, params.segments.ends, INTERLEAVED));
+fn add_tail(block: ptr<function, Block>, at: RowsAt, col: u32, k4: u32, a: mat4x4<f32>, b: mat4x4<f32>) {
+    let rows = tail_rows(at, k4, segment_of(params.first + col, params.segments.ends, INTERLEAVED));
     if (INTERLEAVED == 1u) {
-        add_products_apart(block, rows, tail_rows(row, k4, 1u), a, b);
+        add_products_apart(block, rows, tail_rows(at, k4, 1u), a, b);
     } else {
         add_products(block, rows, a, b);
     }

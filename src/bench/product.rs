@@ -114,8 +114,7 @@ fn products(gpu: &Gpu, tokens: usize) -> Vec<Product> {
     let ways = weights.flat_map(|weight| [(weight, false), (weight, true)]);
     let variants = |(((out, inputs), tokens, dtype), transposed)| {
         let all = !gpu.info().software || (out, inputs, dtype) == ALL_VARIANTS_AT;
-        let possible = |variant: &Variant| *variant != Variant::TiledF16 || gpu.info().shader_f16;
-        let measured = move |variant: &Variant| possible(variant) && (all || *variant == gpu.variant());
+        let measured = move |variant: &Variant| gpu.info().has(*variant) && (all || *variant == gpu.variant());
         let product = move |variant| Product { shape: (out, inputs), tokens, dtype, transposed, variant };
         Variant::ALL.into_iter().filter(measured).map(product)
     };

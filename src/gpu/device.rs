@@ -43,8 +43,22 @@ pub struct DeviceInfo {
     pub max_storage_buffer_binding_size: u64,
     /// f16 arithmetic may be used in shaders.
     pub shader_f16: bool,
+    /// Shaders may pass values round in subgroups, of eight threads or more.
+    #[serde(skip)]
+    pub subgroups: bool,
     /// Its own clock can time kernels.
     pub timestamps: bool,
+}
+
+impl DeviceInfo {
+    /// True if products can be computed this way.
+    pub fn has(&self, variant: Variant) -> bool {
+        match variant {
+            Variant::Direct | Variant::Tiled => true,
+            Variant::DirectSubgroups => self.subgroups,
+            Variant::TiledF16 => self.shader_f16,
+        }
+    }
 }
 
 /// What went wrong outside any call: the first error wins, as the rest usually follow from it.
@@ -83,7 +97,7 @@ impl Gpu {
         let wanted = if options.default_limits {
             wgpu::Features::empty()
         } else {
-            wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16
+            wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP
         };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("web-lora"),
@@ -127,15 +141,17 @@ impl Gpu {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
             shader_f16: device.features().contains(wgpu::Features::SHADER_F16),
+            subgroups: device.features().contains(wgpu::Features::SUBGROUP) && found.subgroup_min_size >= 8,
             timestamps: device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         };
         let forced = match options.variant {
             Some(variant) => Some(variant),
             None => variant_of_environment()?,
         };
-        if forced == Some(Variant::TiledF16) && !info.shader_f16 {
-            let (value, allowed) = (Variant::TiledF16.to_string(), "direct and tiled on this device".to_owned());
-            return Err(Error::BadSetting { name: "variant".into(), value, allowed });
+        if let Some(variant) = forced.filter(|variant| !info.has(*variant)) {
+            let names: Vec<_> = Variant::ALL.into_iter().filter(|variant| info.has(*variant)).map(Variant::name).collect();
+            let allowed = format!("{} on this device", names.join(", "));
+            return Err(Error::BadSetting { name: "variant".into(), value: variant.to_string(), allowed });
         }
         Ok(Self {
             device: Some(Counted::new(device, queue, watch)),

@@ -3,13 +3,26 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::eight::Eight;
 use super::{Columns, Matrix};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant, Work};
+
+/// WebGPU's most threads of a workgroup.
+const MAX_THREADS: u32 = 256;
+
+/// Of the kernel for a batch of one row: no fewer than a head has groups of four columns.
+const ROW_THREADS: u32 = 64;
+
+/// Threads of a workgroup at least: small ones share out evenly over a CPU's cores, whose vectors are eight long.
+fn least_threads(variant: Variant) -> u32 {
+    if variant.is_tiled() { 32 } else { 8 }
+}
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
-    /// `num_attention_heads`, a multiple of `n_kv_heads`, at most 256 (a workgroup holds at least a row's heads).
+    /// `num_attention_heads`, a multiple of `n_kv_heads`, at most 1,024 times as many (a workgroup holds at least one row's of a
+    /// key head).
     pub n_heads: usize,
     /// `num_key_value_heads`.
     pub n_kv_heads: usize,
@@ -50,15 +63,16 @@ impl AttentionShape {
     }
 
     /// `kernel` with the constants and functions that attention kernels share, among them `load_NAME` for each of
-    /// `loads` and `store_NAME` for each of `stores`. A workgroup covers `4 * blocks` rows.
+    /// `loads` and `store_NAME` for each of `stores`, and `load_eight_NAME` for each of `eights`. A workgroup has so many
+    /// threads and covers so many rows.
     pub(super) fn shader(
         &self,
         name: &'static str,
         kernel: &str,
-        blocks: u32,
+        (threads, rows): (u32, u32),
+        variant: Variant,
         [q, k, v]: [Columns; 3],
-        loads: &[&str],
-        stores: &[&str],
+        [loads, eights, stores]: [&[&str]; 3],
     ) -> Shader {
         assert_eq!((q.width, k.width), self.widths(), "{name}: widths of q and k for {self:?}");
         assert_eq!((k.width, k.matrix.width), (v.width, v.matrix.width), "{name}: widths of k and v");
@@ -66,7 +80,8 @@ impl AttentionShape {
             ("HEAD_DIM", self.head_dim as u32),
             ("N_KV_HEADS", self.n_kv_heads as u32),
             ("GROUP", (self.n_heads / self.n_kv_heads) as u32),
-            ("BLOCKS", blocks),
+            ("THREADS", threads),
+            ("ROWS", rows),
             ("Q_FIRST", q.first as u32),
             ("Q_STRIDE", q.matrix.stride() as u32),
             ("K_FIRST", k.first as u32),
@@ -76,10 +91,13 @@ impl AttentionShape {
         // WGSL functions cannot be handed a storage binding, so each binding has its own.
         let load = |name: &&str| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name);
         let store = |name: &&str| include_str!("../../shaders/shared/store_head.wgsl").replace("NAME", name);
-        let accessors: String = loads.iter().map(load).chain(stores.iter().map(store)).collect();
+        let eight = Eight::of(variant);
+        let eights = eights.iter().map(|name| eight.load(name));
+        let accessors: String = loads.iter().map(load).chain(stores.iter().map(store)).chain(eights).collect();
         let parts = [
             include_str!("../../shaders/shared/math.wgsl"),
             include_str!("../../shaders/shared/token.wgsl"),
+            eight.shader(),
             include_str!("../../shaders/shared/attention.wgsl"),
             &accessors,
             kernel,
@@ -93,9 +111,19 @@ impl AttentionShape {
         Work { rows: Rows::TOKENS, flops: 0, flops_per_key: each * self.widths().0 as u64 }
     }
 
-    /// Times four rows a workgroup covers if its threads work on four queries of a key head: about 64 threads.
-    pub(super) fn query_blocks(&self) -> u32 {
-        (64 / self.n_heads as u32).max(1)
+    /// Threads of a workgroup of four queries of a key head each, and the rows that these are of: as many rows as fill
+    /// whole eights of threads, and on GPUs at least a warp's.
+    pub(super) fn query_tile(&self, variant: Variant) -> (u32, u32) {
+        let group = (self.n_heads / self.n_kv_heads) as u32;
+        let filling = 32 >> group.trailing_zeros().min(5);
+        let threads = filling * group / 4;
+        let rows = (filling * least_threads(variant).div_ceil(threads)).min(4 * MAX_THREADS / group);
+        ((rows * group).div_ceil(4).next_multiple_of(8), rows)
+    }
+
+    /// The same for threads of four keys each.
+    pub(super) fn key_tile(&self, variant: Variant) -> (u32, u32) {
+        (least_threads(variant), 4 * least_threads(variant))
     }
 }
 
@@ -116,16 +144,19 @@ pub fn attention(
     assert_eq!(qkv[0].width, out.width, "{label}: widths of q and out");
     let params = shape.params();
     let rows = params.rows;
-    let (loads, stores) = (["q", "k", "v"], ["out"]);
-    let (shader, workgroups) = if rec.variant() != Variant::Direct && rec.capacity(rows) == 1 && shape.head_dim <= 256 {
+    let variant = rec.variant();
+    let (shader, grid) = if variant.is_tiled() && rec.capacity(rows) == 1 && shape.head_dim <= 256 {
         let kernel = include_str!("../../shaders/attention_row.wgsl");
-        (shape.shader("attention_row", kernel, 1, qkv, &loads, &stores), Extent::Fixed(shape.n_heads as u32))
+        let accessors: [&[&str]; 3] = [&["q", "k", "v"], &[], &["out"]];
+        let shader = shape.shader("attention_row", kernel, (ROW_THREADS, 1), variant, qkv, accessors);
+        (shader, [Extent::Fixed(shape.n_heads as u32), Extent::Fixed(1)])
     } else {
-        // One thread for four queries of a key head.
-        let (blocks, kernel) = (shape.query_blocks(), include_str!("../../shaders/attention.wgsl"));
-        (shape.shader("attention", kernel, blocks, qkv, &loads, &stores), Extent::Rows { rows, per: 4 * blocks })
+        let (tile, kernel) = (shape.query_tile(variant), include_str!("../../shaders/attention.wgsl"));
+        let accessors: [&[&str]; 3] = [&["q", "k", "v"], &["k", "v"], &["out"]];
+        let shader = shape.shader("attention", kernel, tile, variant, qkv, accessors);
+        (shader, [Extent::Rows { rows, per: tile.1 }, Extent::Fixed(shape.n_kv_heads as u32)])
     };
-    let grid = [workgroups, Extent::Fixed(1), Extent::Fixed(1)];
+    let grid = [grid[0], grid[1], Extent::Fixed(1)];
     let [q, k, v] = qkv.map(|columns| columns.matrix.slice);
     rec.dispatch(label, &shader, &[tokens, q, k, v, out.slice, lse_delta], &params, grid, shape.work(4));
 }

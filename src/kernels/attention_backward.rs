@@ -43,12 +43,12 @@ pub fn attention_dq(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     a.check(label);
     let params = a.shape.params();
     let rows = params.rows;
-    let blocks = a.shape.query_blocks();
+    let (variant, tile) = (rec.variant(), a.shape.query_tile(rec.variant()));
     let kernel =
         [include_str!("../../shaders/shared/turn_back.wgsl"), include_str!("../../shaders/attention_dq.wgsl")].concat();
-    let shader = a.shape.shader("attention_dq", &kernel, blocks, a.qkv, &["qkv", "out", "d_out"], &["d_qkv"]);
-    // One thread for four queries of a key head.
-    let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(1)];
+    let accessors: [&[&str]; 3] = [&["qkv", "out", "d_out"], &["qkv"], &["d_qkv"]];
+    let shader = a.shape.shader("attention_dq", &kernel, tile, variant, a.qkv, accessors);
+    let grid = [Extent::Rows { rows, per: tile.1 }, Extent::Fixed(a.shape.n_kv_heads as u32), Extent::Fixed(1)];
     let qkv = a.qkv[0].matrix.slice;
     let bindings = [a.tokens, qkv, a.out.slice, a.d_out.slice, a.lse_delta, a.table, a.d_qkv.slice];
     rec.dispatch(label, &shader, &bindings, &params, grid, a.shape.work(6));
@@ -59,16 +59,17 @@ pub fn attention_dkv(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     a.check(label);
     let params = a.shape.params();
     let rows = params.rows;
-    let blocks = (32 / a.shape.n_kv_heads as u32).max(1);
+    let (variant, tile) = (rec.variant(), a.shape.key_tile(rec.variant()));
     let kernel =
         [include_str!("../../shaders/shared/turn_back.wgsl"), include_str!("../../shaders/attention_dkv.wgsl")]
             .concat();
     // The sums of a wide head in one thread take Mesa 22.3 minutes to compile.
     let n_slices = if a.shape.head_dim > 128 && a.shape.head_dim.is_multiple_of(32) { 4 } else { 1 };
     let kernel = format!("const N_SLICES: u32 = {n_slices}u;\n{kernel}");
-    let shader = a.shape.shader("attention_dkv", &kernel, blocks, a.qkv, &["q", "k", "v", "d_out"], &["d_qkv"]);
-    // One thread for four keys.
-    let grid = [Extent::Rows { rows, per: 4 * blocks }, Extent::Fixed(1), Extent::Fixed(n_slices)];
+    let accessors: [&[&str]; 3] = [&["q", "k", "v", "d_out"], &["q", "d_out", "lse_delta"], &["d_qkv"]];
+    let shader = a.shape.shader("attention_dkv", &kernel, tile, variant, a.qkv, accessors);
+    let n_kv_heads = Extent::Fixed(a.shape.n_kv_heads as u32);
+    let grid = [Extent::Rows { rows, per: tile.1 }, n_kv_heads, Extent::Fixed(n_slices)];
     let [q, k, v] = a.qkv.map(|columns| columns.matrix.slice);
     let bindings = [a.tokens, q, k, v, a.lse_delta, a.d_out.slice, a.table, a.d_qkv.slice];
     rec.dispatch(label, &shader, &bindings, &params, grid, a.shape.work(8));

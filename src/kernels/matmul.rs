@@ -4,6 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
+use super::eight::Eight;
 use super::segments::{Segments, SegmentsParams};
 use super::weight::Weight;
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
@@ -316,18 +317,27 @@ fn dispatch(
     let forward = direction == Direction::Forward;
     // LoRA's ranks make products with a block of columns or two: their threads lie along the rows.
     let down = direction == Direction::LowRank || y_cols <= 64;
-    let on_gpu = rec.variant() != Variant::Direct;
+    let on_gpu = rec.variant().is_tiled();
     // A single row's sums are too long and too few for a thread each.
     let split = on_gpu && capacity == 1 && forward;
     let tiled = on_gpu && capacity > 1 && !down;
+    // Threads that lie along the rows have none in common.
+    let eight = if down { Eight::Each } else { Eight::of(rec.variant()) };
     // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
     // as much for the same products. It also takes four times as long to compile, which a small product never repays.
-    let side = if !tiled && !down && capacity >= 64 && y_cols >= 128 { 2 } else { 1 };
+    // Where rows are handed round they cost little, and two blocks still fit the registers.
+    let (tall, wide) = match eight {
+        _ if tiled || down => (1, 1),
+        Eight::Subgroup if capacity > 8 => (2, 1),
+        Eight::Each if capacity >= 64 && y_cols >= 128 => (2, 2),
+        _ => (1, 1),
+    };
     let workgroup: u32 = match capacity {
         _ if split => 32,
         // Small workgroups share out evenly over the CPU's cores.
         1 => 8,
-        _ if down || side == 2 => 16,
+        _ if eight == Eight::Subgroup => 8,
+        _ if down || wide == 2 => 16,
         _ => 64,
     };
     let (rows_per_thread, rows_shader) = match capacity {
@@ -344,6 +354,14 @@ fn dispatch(
         rows_shader,
     ];
     parts.extend(store.shader());
+    let loads = ["x_row", "tail_row"].map(|name| eight.load(name));
+    if !tiled {
+        parts.push(eight.shader());
+        if rows_per_thread > 1 {
+            parts.push(include_str!("../../shaders/shared/rows_8_direct.wgsl"));
+            parts.extend(loads.iter().map(String::as_str));
+        }
+    }
     if !tiled && forward {
         parts.push(include_str!("../../shaders/shared/weight_columns.wgsl"));
     }
@@ -368,7 +386,7 @@ fn dispatch(
     };
     parts.push(kernel);
     let [n_segments, interleaved] = segments;
-    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), ("SIDE", side), n_segments, interleaved];
+    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), ("TALL", tall), ("WIDE", wide), n_segments, interleaved];
     let shader = Shader::new(name, &constants, &parts);
     let bindings: Vec<Slice> = w
         .bindings()
@@ -378,13 +396,13 @@ fn dispatch(
         .chain(affine.map(Affine::slice))
         .collect();
     // Rows and columns of a workgroup.
-    let (tall, wide) = match (tiled, down) {
+    let (height, width) = match (tiled, down) {
         _ if split => (1, 8),
         (true, _) => (64, 64),
-        (false, true) => (side * rows_per_thread * workgroup, side * 8),
-        (false, false) => (side * rows_per_thread, side * 8 * workgroup),
+        (false, true) => (rows_per_thread * workgroup, 8),
+        (false, false) => (tall * rows_per_thread, wide * 8 * workgroup),
     };
-    let (rows, columns) = (Extent::Rows { rows: params.rows, per: tall }, Extent::cover(y_cols as u32, wide));
+    let (rows, columns) = (Extent::Rows { rows: params.rows, per: height }, Extent::cover(y_cols as u32, width));
     let grid = if down && !split { [rows, columns] } else { [columns, rows] };
     let grid = [grid[0], grid[1], Extent::Fixed(1)];
     rec.dispatch(label, &shader, &bindings, &params, grid, (params.rows, flops_per_row));

@@ -33,15 +33,18 @@ pub struct Choice {
     pub reason: String,
 }
 
-/// Chooses and sets the variant of a device: the one asked for when it was opened; `direct` where the "GPU" is a
-/// program on the CPU, which is known; what `remembered` says, if that is of this device and build; else the fastest of
+/// Chooses and sets the variant of a device: the one asked for when it was opened; `direct-subgroups` or `direct` where the
+/// "GPU" is a program on the CPU, which is known; what `remembered` says, if that is of this device and build; else the fastest of
 /// those that compute correctly. Takes well under a second besides what the driver needs to compile four kernels.
 pub async fn choose(gpu: &Gpu, remembered: Option<Choice>) -> Result<Choice> {
     let info = gpu.info();
     let device = format!("{} | {} | {}", info.name, info.driver, env!("CARGO_PKG_VERSION"));
     let choice = match remembered.filter(|choice| choice.device == device && choice.variant != Variant::TiledF16) {
         _ if gpu.variant_forced() => Choice { variant: gpu.variant(), device, reason: "as asked".into() },
-        _ if info.software => Choice { variant: Variant::Direct, device, reason: "the device is software".into() },
+        _ if info.software => {
+            let (variant, reason) = of_software(gpu).await?;
+            Choice { variant, device, reason }
+        }
         Some(remembered) => remembered,
         None => {
             let (variant, reason) = fastest(gpu).await?;
@@ -52,13 +55,27 @@ pub async fn choose(gpu: &Gpu, remembered: Option<Choice>) -> Result<Choice> {
     Ok(choice)
 }
 
+/// Subgroups are several times as fast for a program on the CPU, and newer than all else it has: they are verified.
+async fn of_software(gpu: &Gpu) -> Result<(Variant, String)> {
+    let reason = "the device is software".to_owned();
+    if !gpu.info().has(Variant::DirectSubgroups) {
+        return Ok((Variant::Direct, reason));
+    }
+    match Trial::new(gpu, Variant::DirectSubgroups, ODD).await?.verify(gpu).await {
+        Ok(()) => Ok((Variant::DirectSubgroups, reason)),
+        Err(error @ Error::DeviceLost { .. }) => Err(error),
+        Err(error) => Ok((Variant::Direct, format!("{reason}; {} not used: {error}", Variant::DirectSubgroups))),
+    }
+}
+
 /// The fastest variant that computes correctly, and how all of them did.
 ///
 /// Errors with `Gpu` where none does: nothing that such a device gives can be believed.
 async fn fastest(gpu: &Gpu) -> Result<(Variant, String)> {
     let mut best: Option<(Variant, f64)> = None;
     let mut reasons = vec![];
-    for variant in [Variant::Direct, Variant::Tiled] {
+    let exact = [Variant::Direct, Variant::DirectSubgroups, Variant::Tiled];
+    for variant in exact.into_iter().filter(|variant| gpu.info().has(*variant)) {
         match rate(gpu, variant, ODD, REAL).await {
             Ok(rate) => {
                 reasons.push(format!("{variant} {:.0} GFLOP/s", rate / 1e9));
