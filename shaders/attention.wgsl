@@ -1,7 +1,7 @@
 // out[t, h] = Σ_j p_j v[j],  p = softmax_j(scale · q[t, h] · k[j])  over the keys j that row t sees, and
 // lse[t, h] = ln Σ_j exp(scale · q[t, h] · k[j]), beside it a place for the backward pass's delta.   Online softmax: arXiv 2205.14135, algorithm 1.
 //
-// A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
+// A thread takes four queries of a key head through all their keys, AT_ONCE at a time (see shared/attention.wgsl).
 // Workgroups along y are key heads.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
@@ -19,8 +19,20 @@ fn max4(m: mat4x4<f32>) -> vec4<f32> {
     return max(max(m[0], m[1]), max(m[2], m[3]));
 }
 
+fn max8(m: EightVec4s) -> vec4<f32> {
+    return max(max4(m.lo), max4(m.hi));
+}
+
 fn sum4(m: mat4x4<f32>) -> vec4<f32> {
     return (m[0] + m[1]) + (m[2] + m[3]);
+}
+
+fn sum8(m: EightVec4s) -> vec4<f32> {
+    return sum4(m.lo) + sum4(m.hi);
+}
+
+fn weights8(scores: EightVec4s, offset: vec4<f32>) -> EightVec4s {
+    return EightVec4s(weights(scores.lo, offset), weights(scores.hi, offset));
 }
 
 @compute @workgroup_size(THREADS)
@@ -39,45 +51,53 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
     var sums: array<mat4x4<f32>, HEAD_VEC4S>;
     var maximum = vec4<f32>(MASKED);
     var total = vec4<f32>(0.0);
-    for (var key = first; key <= last; key += 16u) {
+    for (var key = first; key <= last; key += AT_ONCE) {
         let k0 = keys_from(thread, key, last, kv_head); let v0 = values_from(thread, key, last, kv_head);
         let k1 = keys_from(thread, key + 8u, last, kv_head); let v1 = values_from(thread, key + 8u, last, kv_head);
+        let k2 = keys_from(thread, key + 16u, last, kv_head); let v2 = values_from(thread, key + 16u, last, kv_head);
+        let k3 = keys_from(thread, key + 24u, last, kv_head); let v3 = values_from(thread, key + 24u, last, kv_head);
         // Columns are keys, rows are queries.
-        var s0 = mat4x4<f32>();
-        var s1 = mat4x4<f32>();
-        var s2 = mat4x4<f32>();
-        var s3 = mat4x4<f32>();
+        var s0: EightVec4s; var s1: EightVec4s; var s2: EightVec4s; var s3: EightVec4s;
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_q(queries.at, d));
-            let near = load_eight_k(k0, d);
-            let far = load_eight_k(k1, d);
-            s0 += four * near.lo;
-            s1 += four * near.hi;
-            s2 += four * far.lo;
-            s3 += four * far.hi;
+            add_scores(&s0, four, load_eight_k(k0, d));
+            add_scores(&s1, four, load_eight_k(k1, d));
+            if (AT_ONCE == 32u) {
+                add_scores(&s2, four, load_eight_k(k2, d));
+                add_scores(&s3, four, load_eight_k(k3, d));
+            }
         }
-        s0 = mask(s0 * params.scale, key, queries.first, queries.last);
-        s1 = mask(s1 * params.scale, key + 4u, queries.first, queries.last);
-        s2 = mask(s2 * params.scale, key + 8u, queries.first, queries.last);
-        s3 = mask(s3 * params.scale, key + 12u, queries.first, queries.last);
+        s0 = finished(s0, key, queries.first, queries.last);
+        s1 = finished(s1, key + 8u, queries.first, queries.last);
+        var greatest = max(max8(s0), max8(s1));
+        if (AT_ONCE == 32u) {
+            s2 = finished(s2, key + 16u, queries.first, queries.last);
+            s3 = finished(s3, key + 24u, queries.first, queries.last);
+            greatest = max(greatest, max(max8(s2), max8(s3)));
+        }
 
         let before = maximum;
-        maximum = max(maximum, max(max(max4(s0), max4(s1)), max(max4(s2), max4(s3))));
+        maximum = max(maximum, greatest);
         let shrink = weight(before, maximum);
-        s0 = weights(s0, maximum);
-        s1 = weights(s1, maximum);
-        s2 = weights(s2, maximum);
-        s3 = weights(s3, maximum);
-        total = total * shrink + (sum4(s0) + sum4(s1)) + (sum4(s2) + sum4(s3));
+        s0 = weights8(s0, maximum);
+        s1 = weights8(s1, maximum);
+        total = total * shrink + (sum8(s0) + sum8(s1));
         // Columns are queries from here on.
-        s0 = transpose(s0);
-        s1 = transpose(s1);
-        s2 = transpose(s2);
-        s3 = transpose(s3);
+        s0 = turned(s0);
+        s1 = turned(s1);
+        if (AT_ONCE == 32u) {
+            s2 = weights8(s2, maximum);
+            s3 = weights8(s3, maximum);
+            total += sum8(s2) + sum8(s3);
+            s2 = turned(s2);
+            s3 = turned(s3);
+        }
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            let near = load_eight_v(v0, d);
-            let far = load_eight_v(v1, d);
-            sums[d] = scale_columns(sums[d], shrink) + near.lo * s0 + near.hi * s1 + far.lo * s2 + far.hi * s3;
+            var more = weighted(load_eight_v(v0, d), s0) + weighted(load_eight_v(v1, d), s1);
+            if (AT_ONCE == 32u) {
+                more += weighted(load_eight_v(v2, d), s2) + weighted(load_eight_v(v3, d), s3);
+            }
+            sums[d] = scale_columns(sums[d], shrink) + more;
         }
     }
 

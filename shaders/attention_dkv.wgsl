@@ -4,7 +4,7 @@
 // Then dk is turned back through the rotary embedding.
 //
 // Key rows are the rows of the batch. Queries, keys and values lie in one matrix, and their gradients in another like it.
-// A thread takes four keys through all their queries, sixteen at a time (see shared/attention.wgsl), in order of rows and
+// A thread takes four keys through all their queries, AT_ONCE at a time (see shared/attention.wgsl), in order of rows and
 // then heads. Workgroups along y are key heads, along z slices of a head.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
@@ -37,23 +37,30 @@ fn in_slice(slice: u32, d: u32) -> u32 {
     return slice * part + d + HEAD_VEC4S / 2u - part;
 }
 
-// In these, rows are keys and columns are queries, each with its lse and its delta.
-fn query_weights(scores: mat4x4<f32>, of_queries: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
+// In these, rows are keys and columns are queries, each with its lse and its delta; of the results, columns are keys.
+fn query_weights(scores: EightVec4s, of_queries: EightVec4s) -> EightVec4s {
+    return EightVec4s(four_weights(scores.lo, of_queries.lo), four_weights(scores.hi, of_queries.hi));
+}
+
+fn four_weights(scores: mat4x4<f32>, of_queries: mat4x4<f32>) -> mat4x4<f32> {
+    return transpose(mat4x4<f32>(
         weight(scores[0], of_queries[0].xxxx),
         weight(scores[1], of_queries[1].xxxx),
         weight(scores[2], of_queries[2].xxxx),
         weight(scores[3], of_queries[3].xxxx),
-    );
+    ));
 }
 
-fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, of_queries: mat4x4<f32>) -> mat4x4<f32> {
+// From weights and gradients of weights, as far as they are sums.
+fn gradients(p: EightVec4s, dp: EightVec4s, of_queries: EightVec4s) -> EightVec4s {
+    return EightVec4s(four_gradients(p.lo, dp.lo, of_queries.lo), four_gradients(p.hi, dp.hi, of_queries.hi));
+}
+
+fn four_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, of_queries: mat4x4<f32>) -> mat4x4<f32> {
+    let deltas = vec4<f32>(of_queries[0].y, of_queries[1].y, of_queries[2].y, of_queries[3].y);
+    let dp_t = transpose(dp);
     return mat4x4<f32>(
-        p[0] * (dp[0] - of_queries[0].y),
-        p[1] * (dp[1] - of_queries[1].y),
-        p[2] * (dp[2] - of_queries[2].y),
-        p[3] * (dp[3] - of_queries[3].y),
-    );
+        p[0] * (dp_t[0] - deltas), p[1] * (dp_t[1] - deltas), p[2] * (dp_t[2] - deltas), p[3] * (dp_t[3] - deltas));
 }
 
 @compute @workgroup_size(THREADS)
@@ -85,59 +92,56 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
     // Columns are keys.
     var dk_sums: array<mat4x4<f32>, SLICE_VEC4S>;
     var dv_sums: array<mat4x4<f32>, SLICE_VEC4S>;
-    for (var u = least(first.x); u <= end; u += 16u) {
-        let q0 = eight_at(thread, u, end, q_place); let q1 = eight_at(thread, u + 8u, end, q_place);
-        let o0 = eight_at(thread, u, end, out_place); let o1 = eight_at(thread, u + 8u, end, out_place);
-        let n0 = load_eight_lse_delta(eight_at(thread, u, end, lse_place), 0u);
-        let n1 = load_eight_lse_delta(eight_at(thread, u + 8u, end, lse_place), 0u);
-        // Scores and then weights, and gradients of weights; columns are queries, rows are keys.
-        var p0 = mat4x4<f32>();
-        var p1 = mat4x4<f32>();
-        var p2 = mat4x4<f32>();
-        var p3 = mat4x4<f32>();
+    for (var u = least(first.x); u <= end; u += AT_ONCE) {
+        let q0 = eight_at(thread, u, end, q_place); let o0 = eight_at(thread, u, end, out_place);
+        let q1 = eight_at(thread, u + 8u, end, q_place); let o1 = eight_at(thread, u + 8u, end, out_place);
+        let q2 = eight_at(thread, u + 16u, end, q_place); let o2 = eight_at(thread, u + 16u, end, out_place);
+        let q3 = eight_at(thread, u + 24u, end, q_place); let o3 = eight_at(thread, u + 24u, end, out_place);
+        // Scores and then weights, and gradients of weights.
+        var p0: EightVec4s; var p1: EightVec4s; var p2: EightVec4s; var p3: EightVec4s;
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_k(at, d));
-            let near = load_eight_q(q0, d);
-            let far = load_eight_q(q1, d);
-            p0 += four * near.lo;
-            p1 += four * near.hi;
-            p2 += four * far.lo;
-            p3 += four * far.hi;
+            add_scores(&p0, four, load_eight_q(q0, d));
+            add_scores(&p1, four, load_eight_q(q1, d));
+            if (AT_ONCE == 32u) {
+                add_scores(&p2, four, load_eight_q(q2, d));
+                add_scores(&p3, four, load_eight_q(q3, d));
+            }
         }
-        var g0 = mat4x4<f32>();
-        var g1 = mat4x4<f32>();
-        var g2 = mat4x4<f32>();
-        var g3 = mat4x4<f32>();
+        var g0: EightVec4s; var g1: EightVec4s; var g2: EightVec4s; var g3: EightVec4s;
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_v(v_at, d));
-            let near = load_eight_d_out(o0, d);
-            let far = load_eight_d_out(o1, d);
-            g0 += four * near.lo;
-            g1 += four * near.hi;
-            g2 += four * far.lo;
-            g3 += four * far.hi;
+            add_scores(&g0, four, load_eight_d_out(o0, d));
+            add_scores(&g1, four, load_eight_d_out(o1, d));
+            if (AT_ONCE == 32u) {
+                add_scores(&g2, four, load_eight_d_out(o2, d));
+                add_scores(&g3, four, load_eight_d_out(o3, d));
+            }
         }
-        p0 = query_weights(mask(p0 * params.scale, u, first, last), n0.lo);
-        p1 = query_weights(mask(p1 * params.scale, u + 4u, first, last), n0.hi);
-        p2 = query_weights(mask(p2 * params.scale, u + 8u, first, last), n1.lo);
-        p3 = query_weights(mask(p3 * params.scale, u + 12u, first, last), n1.hi);
-        // Columns are keys from here on.
-        g0 = transpose(score_gradients(p0, g0, n0.lo));
-        g1 = transpose(score_gradients(p1, g1, n0.hi));
-        g2 = transpose(score_gradients(p2, g2, n1.lo));
-        g3 = transpose(score_gradients(p3, g3, n1.hi));
-        p0 = transpose(p0);
-        p1 = transpose(p1);
-        p2 = transpose(p2);
-        p3 = transpose(p3);
+        let n0 = load_eight_lse_delta(eight_at(thread, u, end, lse_place), 0u);
+        let n1 = load_eight_lse_delta(eight_at(thread, u + 8u, end, lse_place), 0u);
+        p0 = query_weights(finished(p0, u, first, last), n0);
+        p1 = query_weights(finished(p1, u + 8u, first, last), n1);
+        g0 = gradients(p0, g0, n0);
+        g1 = gradients(p1, g1, n1);
+        if (AT_ONCE == 32u) {
+            let n2 = load_eight_lse_delta(eight_at(thread, u + 16u, end, lse_place), 0u);
+            let n3 = load_eight_lse_delta(eight_at(thread, u + 24u, end, lse_place), 0u);
+            p2 = query_weights(finished(p2, u + 16u, first, last), n2);
+            p3 = query_weights(finished(p3, u + 24u, first, last), n3);
+            g2 = gradients(p2, g2, n2);
+            g3 = gradients(p3, g3, n3);
+        }
         for (var d = 0u; d < SLICE_VEC4S; d += 1u) {
             let c = in_slice(slice, d);
-            let near_out = load_eight_d_out(o0, c);
-            let far_out = load_eight_d_out(o1, c);
-            dv_sums[d] += near_out.lo * p0 + near_out.hi * p1 + far_out.lo * p2 + far_out.hi * p3;
-            let near = load_eight_q(q0, c);
-            let far = load_eight_q(q1, c);
-            dk_sums[d] += near.lo * g0 + near.hi * g1 + far.lo * g2 + far.hi * g3;
+            var dv = weighted(load_eight_d_out(o0, c), p0) + weighted(load_eight_d_out(o1, c), p1);
+            var dk = weighted(load_eight_q(q0, c), g0) + weighted(load_eight_q(q1, c), g1);
+            if (AT_ONCE == 32u) {
+                dv += weighted(load_eight_d_out(o2, c), p2) + weighted(load_eight_d_out(o3, c), p3);
+                dk += weighted(load_eight_q(q2, c), g2) + weighted(load_eight_q(q3, c), g3);
+            }
+            dv_sums[d] += dv;
+            dk_sums[d] += dk;
         }
     }
 

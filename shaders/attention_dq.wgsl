@@ -1,7 +1,7 @@
 // dq[t, h] = scale · Σ_j ds_j k[j],  ds_j = p_j (d_out[t, h] · v[j] - delta[t, h]),  p_j = exp(scale · q · k[j] - lse),
 // delta[t, h] = d_out[t, h] · out[t, h].   arXiv 2205.14135, algorithm 4. Then turned back through the rotary embedding.
 //
-// A thread takes four queries of a key head through all their keys, sixteen at a time (see shared/attention.wgsl).
+// A thread takes four queries of a key head through all their keys, AT_ONCE at a time (see shared/attention.wgsl).
 // Workgroups along y are key heads. Queries, keys and values lie in one matrix, and their gradients in another like it.
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tokens: array<Token>;
@@ -20,6 +20,15 @@
 fn score_gradients(p: mat4x4<f32>, dp: mat4x4<f32>, deltas: vec4<f32>) -> mat4x4<f32> {
     return transpose(mat4x4<f32>(
         p[0] * (dp[0] - deltas), p[1] * (dp[1] - deltas), p[2] * (dp[2] - deltas), p[3] * (dp[3] - deltas)));
+}
+
+// From scores and gradients of weights, as far as they are sums.
+fn gradients(
+    scores: EightVec4s, dp: EightVec4s, key: u32, queries: Queries, lses: vec4<f32>, deltas: vec4<f32>,
+) -> EightVec4s {
+    let s = finished(scores, key, queries.first, queries.last);
+    return EightVec4s(
+        score_gradients(weights(s.lo, lses), dp.lo, deltas), score_gradients(weights(s.hi, lses), dp.hi, deltas));
 }
 
 @compute @workgroup_size(THREADS)
@@ -50,49 +59,44 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
 
     // Columns are queries.
     var sums: array<mat4x4<f32>, HEAD_VEC4S>;
-    for (var key = first; key <= last; key += 16u) {
+    for (var key = first; key <= last; key += AT_ONCE) {
         let k0 = keys_from(thread, key, last, kv_head); let v0 = values_from(thread, key, last, kv_head);
         let k1 = keys_from(thread, key + 8u, last, kv_head); let v1 = values_from(thread, key + 8u, last, kv_head);
-        // Scores and then weights; columns are keys, rows are queries.
-        var p0 = mat4x4<f32>();
-        var p1 = mat4x4<f32>();
-        var p2 = mat4x4<f32>();
-        var p3 = mat4x4<f32>();
+        let k2 = keys_from(thread, key + 16u, last, kv_head); let v2 = values_from(thread, key + 16u, last, kv_head);
+        let k3 = keys_from(thread, key + 24u, last, kv_head); let v3 = values_from(thread, key + 24u, last, kv_head);
+        // Scores, and gradients of weights; columns are keys, rows are queries.
+        var s0: EightVec4s; var s1: EightVec4s; var s2: EightVec4s; var s3: EightVec4s;
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_qkv(queries.at, d));
-            let near = load_eight_qkv(k0, d);
-            let far = load_eight_qkv(k1, d);
-            p0 += four * near.lo;
-            p1 += four * near.hi;
-            p2 += four * far.lo;
-            p3 += four * far.hi;
+            add_scores(&s0, four, load_eight_qkv(k0, d));
+            add_scores(&s1, four, load_eight_qkv(k1, d));
+            if (AT_ONCE == 32u) {
+                add_scores(&s2, four, load_eight_qkv(k2, d));
+                add_scores(&s3, four, load_eight_qkv(k3, d));
+            }
         }
-        p0 = weights(mask(p0 * params.scale, key, queries.first, queries.last), lses);
-        p1 = weights(mask(p1 * params.scale, key + 4u, queries.first, queries.last), lses);
-        p2 = weights(mask(p2 * params.scale, key + 8u, queries.first, queries.last), lses);
-        p3 = weights(mask(p3 * params.scale, key + 12u, queries.first, queries.last), lses);
-        // Gradients of weights.
-        var g0 = mat4x4<f32>();
-        var g1 = mat4x4<f32>();
-        var g2 = mat4x4<f32>();
-        var g3 = mat4x4<f32>();
+        var g0: EightVec4s; var g1: EightVec4s; var g2: EightVec4s; var g3: EightVec4s;
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_d_out(queries.out_at, d));
-            let near = load_eight_qkv(v0, d);
-            let far = load_eight_qkv(v1, d);
-            g0 += four * near.lo;
-            g1 += four * near.hi;
-            g2 += four * far.lo;
-            g3 += four * far.hi;
+            add_scores(&g0, four, load_eight_qkv(v0, d));
+            add_scores(&g1, four, load_eight_qkv(v1, d));
+            if (AT_ONCE == 32u) {
+                add_scores(&g2, four, load_eight_qkv(v2, d));
+                add_scores(&g3, four, load_eight_qkv(v3, d));
+            }
         }
-        g0 = score_gradients(p0, g0, deltas);
-        g1 = score_gradients(p1, g1, deltas);
-        g2 = score_gradients(p2, g2, deltas);
-        g3 = score_gradients(p3, g3, deltas);
+        g0 = gradients(s0, g0, key, queries, lses, deltas);
+        g1 = gradients(s1, g1, key + 8u, queries, lses, deltas);
+        if (AT_ONCE == 32u) {
+            g2 = gradients(s2, g2, key + 16u, queries, lses, deltas);
+            g3 = gradients(s3, g3, key + 24u, queries, lses, deltas);
+        }
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
-            let near = load_eight_qkv(k0, d);
-            let far = load_eight_qkv(k1, d);
-            sums[d] += near.lo * g0 + near.hi * g1 + far.lo * g2 + far.hi * g3;
+            var more = weighted(load_eight_qkv(k0, d), g0) + weighted(load_eight_qkv(k1, d), g1);
+            if (AT_ONCE == 32u) {
+                more += weighted(load_eight_qkv(k2, d), g2) + weighted(load_eight_qkv(k3, d), g3);
+            }
+            sums[d] += more;
         }
     }
 

@@ -30,13 +30,19 @@ fn rstd_of(squares: vec4<f32>) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>) {
+fn main(
+    @builtin(global_invocation_id) global_id: vec3<u32>, @builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread,
+) {
     let row = global_id.x;
-    if (row >= n_rows(params.rows)) {
+    let is_real = row < n_rows(params.rows);
+    if (nobody(!is_real)) {
         return;
     }
     if (workgroup_id.y > 0u) {
-        project(row, workgroup_id.y - 1u);
+        project(thread, row, workgroup_id.y - 1u, is_real);
+        return;
+    }
+    if (!is_real) {
         return;
     }
     let start = row * params.stride4;

@@ -5,9 +5,9 @@
 // A "query" is a row of the batch and one of the GROUP query heads that share a key head; query u of a key head is row
 // u / GROUP, head u % GROUP of the group, so that queries of one row lie side by side.
 //
-// Everything is done in blocks of 4 x 4 (a mat4x4 for four queries and four keys, or for four values of four of them),
-// four such blocks at a time: every value loaded then serves 4 or 16 products. A workgroup is of one key head, and its
-// threads go through the same keys (or queries) together, eight at a time: see eight_*.wgsl.
+// Everything is done in blocks of 4 x 4 (a mat4x4 for four queries and four keys, or for four values of four of them), and
+// AT_ONCE keys (or queries), 16 or 32, at a time: every value loaded then serves 4 or as many products. A workgroup is of
+// one key head, and its threads go through the same keys together, in eights: see eight_*.wgsl.
 const HEAD_VEC4S: u32 = (HEAD_DIM + 3u) / 4u;
 const N_HEADS: u32 = N_KV_HEADS * GROUP;
 // Columns from one row of the result to the next.
@@ -104,4 +104,26 @@ fn weights(scores: mat4x4<f32>, offset: vec4<f32>) -> mat4x4<f32> {
 // Each column multiplied by one factor.
 fn scale_columns(m: mat4x4<f32>, by: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(m[0] * by.x, m[1] * by.y, m[2] * by.z, m[3] * by.w);
+}
+
+// Scores of four queries and eight keys, or of four keys and eight queries: a little more of their sums. The fours lie in
+// columns of their values' terms.
+fn add_scores(scores: ptr<function, EightVec4s>, four: mat4x4<f32>, eight: EightVec4s) {
+    (*scores).lo += four * eight.lo;
+    (*scores).hi += four * eight.hi;
+}
+
+// Scaled and masked.
+fn finished(scores: EightVec4s, column: u32, first: vec4<u32>, last: vec4<u32>) -> EightVec4s {
+    return EightVec4s(
+        mask(scores.lo * params.scale, column, first, last), mask(scores.hi * params.scale, column + 4u, first, last));
+}
+
+fn turned(m: EightVec4s) -> EightVec4s {
+    return EightVec4s(transpose(m.lo), transpose(m.hi));
+}
+
+// Four values of eight, weighted for each of four.
+fn weighted(values: EightVec4s, by: EightVec4s) -> mat4x4<f32> {
+    return values.lo * by.lo + values.hi * by.hi;
 }

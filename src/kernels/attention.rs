@@ -82,6 +82,8 @@ impl AttentionShape {
             ("GROUP", (self.n_heads / self.n_kv_heads) as u32),
             ("THREADS", threads),
             ("ROWS", rows),
+            // Where keys are handed round, loading queries is what is left.
+            ("AT_ONCE", if Eight::of(variant) == Eight::Subgroup { 32 } else { 16 }),
             ("Q_FIRST", q.first as u32),
             ("Q_STRIDE", q.matrix.stride() as u32),
             ("K_FIRST", k.first as u32),

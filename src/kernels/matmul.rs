@@ -321,14 +321,14 @@ fn dispatch(
     // A single row's sums are too long and too few for a thread each.
     let split = on_gpu && capacity == 1 && forward;
     let tiled = on_gpu && capacity > 1 && !down;
-    // Threads that lie along the rows have none in common.
-    let eight = if down { Eight::Each } else { Eight::of(rec.variant()) };
+    // Threads that lie along the rows have none in common, and one row is no eight.
+    let eight = if down || capacity == 1 { Eight::Each } else { Eight::of(rec.variant()) };
     // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
     // as much for the same products. It also takes four times as long to compile, which a small product never repays.
     // Where rows are handed round they cost little, and two blocks still fit the registers.
     let (tall, wide) = match eight {
         _ if tiled || down => (1, 1),
-        Eight::Subgroup if capacity > 8 => (2, 1),
+        Eight::Subgroup => (2, 1),
         Eight::Each if capacity >= 64 && y_cols >= 128 => (2, 2),
         _ => (1, 1),
     };

@@ -4,6 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Matrix;
+use super::eight::Eight;
 use super::segments::Segments;
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
 
@@ -79,7 +80,10 @@ pub fn rms_norm(
         }
         After::Add(residual) => (include_str!("../../shaders/shared/project_residual.wgsl"), vec![residual.slice], 0),
     };
-    let shader = Shader::new("rms_norm", &[], &[include_str!("../../shaders/rms_norm.wgsl"), after_shader]);
+    let eight = Eight::of(rec.variant());
+    let load_a = if columns > 0 { eight.load("a") } else { String::new() };
+    let parts = [eight.shader(), include_str!("../../shaders/rms_norm.wgsl"), after_shader, &load_a];
+    let shader = Shader::new("rms_norm", &[], &parts);
     // One thread a row; a row of workgroups for the norm, and one for eight columns of xa.
     let grid = [Extent::Rows { rows, per: 64 }, Extent::Fixed(1 + columns as u32 / 8), Extent::Fixed(1)];
     let bindings: Vec<Slice> = [x.slice, weight, y.slice, rstd].into_iter().chain(slices).collect();
