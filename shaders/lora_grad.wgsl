@@ -2,8 +2,8 @@
 // (a group reads one x and writes one y): all of LoRA's gradients of half a layer at once.   arXiv 2106.09685, section 4.1
 //
 // One thread an 8 x 8 block of a gradient, in registers, through all rows in order; f32 sums. The threads of a workgroup
-// lie along the longer side, their other operand is the same for all. Pads of dxa, xa, x and dy are zeros, and so are
-// those of the gradients.
+// lie along the longer side, their other operand is the same for all: eight rows of it at a time (eight_*.wgsl). Pads of dxa,
+// xa, x and dy are zeros, and so are those of the gradients.
 struct Group {
     // Of x and dy, from one row to the next.
     x_stride4: u32,
@@ -59,6 +59,43 @@ fn add_outer(block: ptr<function, Block>, al: vec4<f32>, ah: vec4<f32>, bl: vec4
     (*block).acc[14] += ah.w * cl; (*block).acc[15] += ah.w * ch;
 }
 
+// The outer products of four rows, a column each.
+fn add_rows(
+    block: ptr<function, Block>, al: mat4x4<f32>, ah: mat4x4<f32>, bl: mat4x4<f32>, bh: mat4x4<f32>,
+    cl: mat4x4<f32>, ch: mat4x4<f32>,
+) {
+    add_outer(block, al[0], ah[0], bl[0], bh[0], cl[0], ch[0]);
+    add_outer(block, al[1], ah[1], bl[1], bh[1], cl[1], ch[1]);
+    add_outer(block, al[2], ah[2], bl[2], bh[2], cl[2], ch[2]);
+    add_outer(block, al[3], ah[3], bl[3], bh[3], cl[3], ch[3]);
+}
+
+fn load_xa(at: u32, column4: u32) -> vec4<f32> {
+    return xa[at + column4];
+}
+
+fn load_dxa(at: u32, column4: u32) -> vec4<f32> {
+    return dxa[at + column4];
+}
+
+// Rows row .. of eight that are before `end`, and zeros.
+fn before(rows: EightVec4s, row: u32, end: u32) -> EightVec4s {
+    return EightVec4s(
+        mat4x4<f32>(
+            kept(rows.lo[0], row, end), kept(rows.lo[1], row + 1u, end),
+            kept(rows.lo[2], row + 2u, end), kept(rows.lo[3], row + 3u, end),
+        ),
+        mat4x4<f32>(
+            kept(rows.hi[0], row + 4u, end), kept(rows.hi[1], row + 5u, end),
+            kept(rows.hi[2], row + 6u, end), kept(rows.hi[3], row + 7u, end),
+        ),
+    );
+}
+
+fn kept(v: vec4<f32>, row: u32, end: u32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), v, row < end);
+}
+
 fn add_row(at: u32, scale: f32, lo: vec4<f32>, hi: vec4<f32>) {
     grads[at] += scale * lo;
     grads[at + 1u] += scale * hi;
@@ -77,11 +114,11 @@ fn add_to_grads(block: Block, at: u32, stride: u32, scale: f32) {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, @builtin(local_invocation_index) local_index: u32) {
+fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
     let workgroups0 = params.groups[0].da_workgroups + params.groups[0].db_workgroups;
     if (workgroup_id.x < workgroups0) {
-        group_0(workgroup_id.x, local_index);
+        group_0(workgroup_id.x, thread);
     } else {
-        group_1(workgroup_id.x - workgroups0, local_index);
+        group_1(workgroup_id.x - workgroups0, thread);
     }
 }

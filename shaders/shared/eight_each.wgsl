@@ -1,5 +1,7 @@
 // Eight rows that neighbouring threads read alike. Here, without subgroups, every thread loads all of them; as
 // eight_subgroup.wgsl has it, each loads one.
+const HANDED_ROUND: bool = false;
+
 struct Thread {
     // In its workgroup.
     @builtin(local_invocation_index) index: u32,

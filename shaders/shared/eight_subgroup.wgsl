@@ -1,5 +1,7 @@
 // Eight rows that all threads of a subgroup read alike: each thread loads one, and hands it round. Subgroups have eight
 // threads or more, and all of them stay to the end. naga wants no `enable subgroups;`, and no browser gets this.
+const HANDED_ROUND: bool = true;
+
 struct Thread {
     // In its workgroup.
     @builtin(local_invocation_index) index: u32,

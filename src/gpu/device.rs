@@ -149,7 +149,8 @@ impl Gpu {
             None => variant_of_environment()?,
         };
         if let Some(variant) = forced.filter(|variant| !info.has(*variant)) {
-            let names: Vec<_> = Variant::ALL.into_iter().filter(|variant| info.has(*variant)).map(Variant::name).collect();
+            let names: Vec<_> =
+                Variant::ALL.into_iter().filter(|variant| info.has(*variant)).map(Variant::name).collect();
             let allowed = format!("{} on this device", names.join(", "));
             return Err(Error::BadSetting { name: "variant".into(), value: variant.to_string(), allowed });
         }

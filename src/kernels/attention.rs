@@ -70,7 +70,7 @@ impl AttentionShape {
         name: &'static str,
         kernel: &str,
         (threads, rows): (u32, u32),
-        variant: Variant,
+        eight: Eight,
         [q, k, v]: [Columns; 3],
         [loads, eights, stores]: [&[&str]; 3],
     ) -> Shader {
@@ -83,7 +83,7 @@ impl AttentionShape {
             ("THREADS", threads),
             ("ROWS", rows),
             // Where keys are handed round, loading queries is what is left.
-            ("AT_ONCE", if Eight::of(variant) == Eight::Subgroup { 32 } else { 16 }),
+            ("AT_ONCE", if eight == Eight::Subgroup { 32 } else { 16 }),
             ("Q_FIRST", q.first as u32),
             ("Q_STRIDE", q.matrix.stride() as u32),
             ("K_FIRST", k.first as u32),
@@ -93,7 +93,6 @@ impl AttentionShape {
         // WGSL functions cannot be handed a storage binding, so each binding has its own.
         let load = |name: &&str| include_str!("../../shaders/shared/load_head.wgsl").replace("NAME", name);
         let store = |name: &&str| include_str!("../../shaders/shared/store_head.wgsl").replace("NAME", name);
-        let eight = Eight::of(variant);
         let eights = eights.iter().map(|name| eight.load(name));
         let accessors: String = loads.iter().map(load).chain(stores.iter().map(store)).chain(eights).collect();
         let parts = [
@@ -146,16 +145,17 @@ pub fn attention(
     assert_eq!(qkv[0].width, out.width, "{label}: widths of q and out");
     let params = shape.params();
     let rows = params.rows;
-    let variant = rec.variant();
-    let (shader, grid) = if variant.is_tiled() && rec.capacity(rows) == 1 && shape.head_dim <= 256 {
+    let (variant, capacity) = (rec.variant(), rec.capacity(rows));
+    let eight = Eight::of(variant, capacity);
+    let (shader, grid) = if variant.is_tiled() && capacity == 1 && shape.head_dim <= 256 {
         let kernel = include_str!("../../shaders/attention_row.wgsl");
         let accessors: [&[&str]; 3] = [&["q", "k", "v"], &[], &["out"]];
-        let shader = shape.shader("attention_row", kernel, (ROW_THREADS, 1), variant, qkv, accessors);
+        let shader = shape.shader("attention_row", kernel, (ROW_THREADS, 1), eight, qkv, accessors);
         (shader, [Extent::Fixed(shape.n_heads as u32), Extent::Fixed(1)])
     } else {
         let (tile, kernel) = (shape.query_tile(variant), include_str!("../../shaders/attention.wgsl"));
         let accessors: [&[&str]; 3] = [&["q", "k", "v"], &["k", "v"], &["out"]];
-        let shader = shape.shader("attention", kernel, tile, variant, qkv, accessors);
+        let shader = shape.shader("attention", kernel, tile, eight, qkv, accessors);
         (shader, [Extent::Rows { rows, per: tile.1 }, Extent::Fixed(shape.n_kv_heads as u32)])
     };
     let grid = [grid[0], grid[1], Extent::Fixed(1)];
@@ -266,8 +266,7 @@ pub(super) mod tests {
         case
     }
 
-    kernel_test!(
-        attention_matches,
+    fn cases() -> Vec<Case> {
         vec![
             case(shape(1, 1, 2), packed(&[1])),
             case(shape(3, 3, 10), packed(&[7, 1, 1, 20])),
@@ -282,7 +281,10 @@ pub(super) mod tests {
             case(shape(4, 1, 128), packed(&[33])),
             case(AttentionShape { scale: 2.0, ..shape(4, 1, 256) }, packed(&[3, 18])),
         ]
-    );
+    }
+
+    kernel_test!(attention_matches, cases());
+    subgroup_test!(attention_matches_in_subgroups, cases());
 
     kernel_test!(
         attention_row_matches,

@@ -5,6 +5,7 @@
 //! have no gradient.
 
 use super::attention::AttentionShape;
+use super::eight::Eight;
 use super::{Columns, Matrix};
 use crate::gpu::{Extent, Recording, Slice};
 
@@ -43,11 +44,11 @@ pub fn attention_dq(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     a.check(label);
     let params = a.shape.params();
     let rows = params.rows;
-    let (variant, tile) = (rec.variant(), a.shape.query_tile(rec.variant()));
+    let (eight, tile) = (Eight::of(rec.variant(), rec.capacity(rows)), a.shape.query_tile(rec.variant()));
     let kernel =
         [include_str!("../../shaders/shared/turn_back.wgsl"), include_str!("../../shaders/attention_dq.wgsl")].concat();
     let accessors: [&[&str]; 3] = [&["qkv", "out", "d_out"], &["qkv"], &["d_qkv"]];
-    let shader = a.shape.shader("attention_dq", &kernel, tile, variant, a.qkv, accessors);
+    let shader = a.shape.shader("attention_dq", &kernel, tile, eight, a.qkv, accessors);
     let grid = [Extent::Rows { rows, per: tile.1 }, Extent::Fixed(a.shape.n_kv_heads as u32), Extent::Fixed(1)];
     let qkv = a.qkv[0].matrix.slice;
     let bindings = [a.tokens, qkv, a.out.slice, a.d_out.slice, a.lse_delta, a.table, a.d_qkv.slice];
@@ -59,7 +60,7 @@ pub fn attention_dkv(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     a.check(label);
     let params = a.shape.params();
     let rows = params.rows;
-    let (variant, tile) = (rec.variant(), a.shape.key_tile(rec.variant()));
+    let (eight, tile) = (Eight::of(rec.variant(), rec.capacity(rows)), a.shape.key_tile(rec.variant()));
     let kernel =
         [include_str!("../../shaders/shared/turn_back.wgsl"), include_str!("../../shaders/attention_dkv.wgsl")]
             .concat();
@@ -67,7 +68,7 @@ pub fn attention_dkv(rec: &mut Recording, label: &str, a: &AttentionBackward) {
     let n_slices = if a.shape.head_dim > 128 && a.shape.head_dim.is_multiple_of(32) { 4 } else { 1 };
     let kernel = format!("const N_SLICES: u32 = {n_slices}u;\n{kernel}");
     let accessors: [&[&str]; 3] = [&["q", "k", "v", "d_out"], &["q", "d_out", "lse_delta"], &["d_qkv"]];
-    let shader = a.shape.shader("attention_dkv", &kernel, tile, variant, a.qkv, accessors);
+    let shader = a.shape.shader("attention_dkv", &kernel, tile, eight, a.qkv, accessors);
     let n_kv_heads = Extent::Fixed(a.shape.n_kv_heads as u32);
     let grid = [Extent::Rows { rows, per: tile.1 }, n_kv_heads, Extent::Fixed(n_slices)];
     let [q, k, v] = a.qkv.map(|columns| columns.matrix.slice);
@@ -217,6 +218,16 @@ mod tests {
             case(shape(70, 2, 8), &[3, 6]),
             case(shape(4, 1, 128), &[33]),
             case(shape(4, 1, 256), &[3, 18]),
+        ]
+    );
+
+    // Fewer, as each takes Mesa 22.3 up to nine seconds to compile.
+    subgroup_test!(
+        attention_backward_matches_in_subgroups,
+        vec![
+            case(AttentionShape { sliding_window: Some(3), ..shape(4, 2, 12) }, &[5, 9, 30]),
+            case(AttentionShape { sliding_window: Some(40), ..shape(9, 3, 64) }, &[100, 1, 29]),
+            case(shape(70, 2, 8), &[3, 6]),
         ]
     );
 

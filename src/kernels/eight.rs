@@ -12,8 +12,9 @@ pub(super) enum Eight {
 }
 
 impl Eight {
-    pub(super) fn of(variant: Variant) -> Self {
-        if variant == Variant::DirectSubgroups { Self::Subgroup } else { Self::Each }
+    /// For a recording of at most so many rows: one has no neighbours to share with.
+    pub(super) fn of(variant: Variant, capacity: usize) -> Self {
+        if variant == Variant::DirectSubgroups && capacity > 1 { Self::Subgroup } else { Self::Each }
     }
 
     /// The types, and where rows lie.

@@ -3,6 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::eight::Eight;
 use super::segments::{Segments, SegmentsParams};
 use super::{Matrix, stride};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice};
@@ -115,15 +116,23 @@ pub fn lora_grad(
     if groups.len() == 2 {
         params.groups[1] = GroupParams::new(&second, r, xa);
     }
+    let [[(_, n_segments0), (_, interleaved0)], [(_, n_segments1), (_, interleaved1)]] =
+        [&first, &second].map(|group| group.segments.constants());
     let constants = [
         ("WORKGROUP", WORKGROUP),
-        ("INTERLEAVED_0", first.segments.is_interleaved()),
-        ("INTERLEAVED_1", second.segments.is_interleaved()),
+        ("N_SEGMENTS_0", n_segments0),
+        ("N_SEGMENTS_1", n_segments1),
+        ("INTERLEAVED_0", interleaved0),
+        ("INTERLEAVED_1", interleaved1),
     ];
+    let eight = Eight::of(rec.variant(), rec.capacity(params.rows));
     let group = |index: &str| include_str!("../../shaders/shared/lora_grad_group.wgsl").replace("INDEX", index);
     let parts = [
+        eight.shader(),
         include_str!("../../shaders/shared/segments.wgsl"),
         include_str!("../../shaders/lora_grad.wgsl"),
+        &eight.load("xa"),
+        &eight.load("dxa"),
         &group("0"),
         &group("1"),
     ];
@@ -248,21 +257,23 @@ mod tests {
     }
 
     use Layout::{Interleaved, SideBySide};
-    kernel_test!(
-        lora_grad_matches,
+    fn cases() -> Vec<Case> {
         vec![
             case(1, 1, &[Spec(1, &[1], &[true], SideBySide)]),
             case(
                 33,
                 5,
-                &[Spec(60, &[60, 20, 20], &[true, false, true], SideBySide), Spec(60, &[60], &[true], SideBySide)]
+                &[Spec(60, &[60, 20, 20], &[true, false, true], SideBySide), Spec(60, &[60], &[true], SideBySide)],
             ),
             case(70, 8, &[Spec(72, &[300, 300], &[true, true], Interleaved), Spec(300, &[72], &[true], SideBySide)]),
             case(9, 20, &[Spec(40, &[77, 77], &[false, true], Interleaved)]),
             partly_trained(21, 13, 5, &[Spec(60, &[60, 20], &[true, true], SideBySide)]),
             case(17, 16, &[Spec(576, &[576, 192, 192], &[true, true, true], SideBySide)]),
         ]
-    );
+    }
+
+    kernel_test!(lora_grad_matches, cases());
+    subgroup_test!(lora_grad_matches_in_subgroups, cases());
 
     /// The products in the reference are the gradients of a loss `Σ c · s · (x Aᵀ) Bᵀ`.
     #[test]

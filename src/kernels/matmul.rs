@@ -321,8 +321,8 @@ fn dispatch(
     // A single row's sums are too long and too few for a thread each.
     let split = on_gpu && capacity == 1 && forward;
     let tiled = on_gpu && capacity > 1 && !down;
-    // Threads that lie along the rows have none in common, and one row is no eight.
-    let eight = if down || capacity == 1 { Eight::Each } else { Eight::of(rec.variant()) };
+    // Threads that lie along the rows have none in common.
+    let eight = if down { Eight::Each } else { Eight::of(rec.variant(), capacity) };
     // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
     // as much for the same products. It also takes four times as long to compile, which a small product never repays.
     // Where rows are handed round they cost little, and two blocks still fit the registers.
@@ -386,7 +386,8 @@ fn dispatch(
     };
     parts.push(kernel);
     let [n_segments, interleaved] = segments;
-    let constants = [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), ("TALL", tall), ("WIDE", wide), n_segments, interleaved];
+    let constants =
+        [("WORKGROUP", workgroup), ("DOWN", u32::from(down)), ("TALL", tall), ("WIDE", wide), n_segments, interleaved];
     let shader = Shader::new(name, &constants, &parts);
     let bindings: Vec<Slice> = w
         .bindings()

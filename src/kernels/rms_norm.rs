@@ -80,7 +80,7 @@ pub fn rms_norm(
         }
         After::Add(residual) => (include_str!("../../shaders/shared/project_residual.wgsl"), vec![residual.slice], 0),
     };
-    let eight = Eight::of(rec.variant());
+    let eight = Eight::of(rec.variant(), rec.capacity(rows));
     let load_a = if columns > 0 { eight.load("a") } else { String::new() };
     let parts = [eight.shader(), include_str!("../../shaders/rms_norm.wgsl"), after_shader, &load_a];
     let shader = Shader::new("rms_norm", &[], &parts);
@@ -166,8 +166,7 @@ mod tests {
         case
     }
 
-    kernel_test!(
-        rms_norm_matches,
+    fn cases() -> Vec<Case> {
         [
             (1, 8, 8, false),
             (1, 1, 0, false),
@@ -179,5 +178,8 @@ mod tests {
         ]
         .map(|(n, w, c, add)| case(n, w, c, add))
         .into()
-    );
+    }
+
+    kernel_test!(rms_norm_matches, cases());
+    subgroup_test!(rms_norm_matches_in_subgroups, cases());
 }

@@ -105,6 +105,17 @@ pub(crate) async fn check_on(gpu: &Gpu, cases: Vec<Case>) {
     assert!(failures.is_empty(), "{} of {} cases failed\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
 
+/// [`check_on`] a device that has `variant`, for all products; where none has it, that is said.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) async fn check_optional(variant: Variant, cases: Vec<Case>) {
+    match Gpu::request(DeviceOptions { variant: Some(variant), ..Default::default() }).await {
+        Ok(gpu) => check_on(&gpu, cases.into_iter().map(|case| case.variant(variant)).collect()).await,
+        // The one error that says this device has it not.
+        Err(error @ crate::Error::BadSetting { .. }) => eprintln!("no {variant} here: {error}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// A device at WebGPU's default limits and no optional feature.
 pub(crate) async fn gpu() -> Rc<Gpu> {
     // In a browser all tests share a page, and a page can have only so many devices.
@@ -245,3 +256,16 @@ macro_rules! kernel_test {
     };
 }
 pub(crate) use kernel_test;
+
+/// The same in subgroups, which no browser has for us.
+macro_rules! subgroup_test {
+    ($name:ident, $cases:expr) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        #[test]
+        fn $name() {
+            let variant = $crate::gpu::Variant::DirectSubgroups;
+            pollster::block_on($crate::kernels::testing::check_optional(variant, $cases));
+        }
+    };
+}
+pub(crate) use subgroup_test;

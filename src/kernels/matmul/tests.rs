@@ -414,33 +414,16 @@ kernel_test!(matmul_transposed_matches, variant_cases(true, Variant::Direct));
 kernel_test!(matmul_tiled_matches, variant_cases(false, Variant::Tiled));
 kernel_test!(matmul_transposed_tiled_matches, variant_cases(true, Variant::Tiled));
 
-/// On a device that has it; `factor` times the tolerance.
-#[cfg(not(target_arch = "wasm32"))]
-fn optional_variant_matches(variant: Variant, directions: &[bool], factor: f64) {
-    let options = crate::gpu::DeviceOptions { variant: Some(variant), ..Default::default() };
-    match pollster::block_on(crate::gpu::Gpu::request(options)) {
-        Ok(gpu) => directions.iter().for_each(|&transposed| {
-            let cases = variant_cases(transposed, variant).into_iter().map(|case| case.loosened(factor));
-            pollster::block_on(check_on(&gpu, cases.collect()));
-        }),
-        // The one error that says this device has it not.
-        Err(error @ crate::Error::BadSetting { .. }) => eprintln!("no {variant} here: {error}"),
-        Err(error) => panic!("{error}"),
-    }
-}
-
 /// f16 rounds 8,192 times as coarsely, but the sums are f32: their share of the tolerance stays as it is.
 #[cfg(not(target_arch = "wasm32"))]
 #[test]
 fn matmul_tiled_f16_matches() {
-    optional_variant_matches(Variant::TiledF16, &[false], 1024.0);
+    let cases = variant_cases(false, Variant::TiledF16).into_iter().map(|case| case.loosened(1024.0));
+    pollster::block_on(check_optional(Variant::TiledF16, cases.collect()));
 }
 
-#[cfg(not(target_arch = "wasm32"))]
-#[test]
-fn matmul_direct_subgroups_matches() {
-    optional_variant_matches(Variant::DirectSubgroups, &[false, true], 1.0);
-}
+subgroup_test!(matmul_matches_in_subgroups, cases(false));
+subgroup_test!(matmul_transposed_matches_in_subgroups, cases(true));
 
 fn dxa_case(n_tokens: usize, widths: &[usize], adapted: &[bool], layout: Layout, r: usize) -> Case {
     let step = Step { n_tokens: n_tokens as u32, ..Default::default() };
