@@ -41,15 +41,16 @@ fn main(
     let k8 = min(at.y / 8u, params.k8 - 1u);
     // The second block of columns, where there is one.
     let next8 = min(k8 + 1u, params.k8 - 1u);
-    let rows0 = rows_at(thread, row);
-    let rows1 = rows_at(thread, row + ROWS);
-    var b00: Block; var b01: Block; var b10: Block; var b11: Block;
+    let rows0 = rows_at(thread, row); let rows1 = rows_at(thread, row + ROWS);
+    let rows2 = rows_at(thread, row + 2u * ROWS); let rows3 = rows_at(thread, row + 3u * ROWS);
+    var b00: Block; var b01: Block; var b10: Block; var b11: Block; var b20: Block; var b30: Block;
     for (var j = 0u; j < params.n; j += 4u) {
         let w0 = weights(j, k8);
-        let x0 = x_rows(rows0, (params.first + j) / 4u);
+        let x4 = (params.first + j) / 4u;
+        let x0 = x_rows(rows0, x4);
         add_products(&b00, x0, w0.left, w0.right);
-        if (TALL == 2u) {
-            let x1 = x_rows(rows1, (params.first + j) / 4u);
+        if (TALL > 1u) {
+            let x1 = x_rows(rows1, x4);
             add_products(&b10, x1, w0.left, w0.right);
             if (WIDE == 2u) {
                 let w1 = weights(j, next8);
@@ -57,12 +58,16 @@ fn main(
                 add_products(&b11, x1, w1.left, w1.right);
             }
         }
+        if (TALL == 4u) {
+            add_products(&b20, x_rows(rows2, x4), w0.left, w0.right);
+            add_products(&b30, x_rows(rows3, x4), w0.left, w0.right);
+        }
     }
     for (var r = 0u; r < params.tail_rank; r += 4u) {
         let a0 = tail_weights(r, 2u * k8); let b0 = tail_weights(r, 2u * k8 + 1u);
         let x0 = tail_rows(rows0, r / 4u, 0u);
         add_products(&b00, x0, a0, b0);
-        if (TALL == 2u) {
+        if (TALL > 1u) {
             let x1 = tail_rows(rows1, r / 4u, 0u);
             add_products(&b10, x1, a0, b0);
             if (WIDE == 2u) {
@@ -71,17 +76,25 @@ fn main(
                 add_products(&b11, x1, a1, b1);
             }
         }
+        if (TALL == 4u) {
+            add_products(&b20, tail_rows(rows2, r / 4u, 0u), a0, b0);
+            add_products(&b30, tail_rows(rows3, r / 4u, 0u), a0, b0);
+        }
     }
     if (!is_real) {
         return;
     }
     let end = 8u * params.k8;
     store_block(b00, row, 8u * k8, end);
-    if (TALL == 2u) {
+    if (TALL > 1u) {
         store_block(b10, row + ROWS, 8u * k8, end);
         if (WIDE == 2u && next8 > k8) {
             store_block(b01, row, 8u * next8, end);
             store_block(b11, row + ROWS, 8u * next8, end);
         }
+    }
+    if (TALL == 4u) {
+        store_block(b20, row + 2u * ROWS, 8u * k8, end);
+        store_block(b30, row + 3u * ROWS, 8u * k8, end);
     }
 }

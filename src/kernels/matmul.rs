@@ -3,10 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Matrix;
 use super::eight::Eight;
 use super::segments::{Segments, SegmentsParams};
 use super::weight::Weight;
+use super::{Matrix, ROW_PAD};
 use crate::gpu::{Extent, Recording, Rows, Shader, Slice, Variant};
 
 /// `struct Params` of `shaders/shared/product.wgsl`.
@@ -325,9 +325,10 @@ fn dispatch(
     let eight = if down { Eight::Each } else { Eight::of(rec.variant(), capacity) };
     // Programs on the CPU spend most of their time on loads, one lane at a time: a thread with four blocks loads half
     // as much for the same products. It also takes four times as long to compile, which a small product never repays.
-    // Where rows are handed round they cost little, and two blocks still fit the registers.
+    // Where rows are handed round they cost little: tall is best, as long as the blocks fit the registers, or the rows.
     let (tall, wide) = match eight {
         _ if tiled || down => (1, 1),
+        Eight::Subgroup if !forward && capacity.next_multiple_of(ROW_PAD).is_multiple_of(32) => (4, 1),
         Eight::Subgroup => (2, 1),
         Eight::Each if capacity >= 64 && y_cols >= 128 => (2, 2),
         _ => (1, 1),

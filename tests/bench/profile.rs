@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use web_lora::gpu::{DeviceOptions, Gpu};
 use web_lora::io::{ByteSource, Checkpoint, FileSource, LoraConfig};
+use web_lora::kernels::probe;
 use web_lora::lora::Adapter;
 use web_lora::model;
 use web_lora::train::{Pass, Recorded, Trainer};
@@ -19,6 +20,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let n_tokens: usize = std::env::var("T").unwrap_or_else(|_| "128".into()).parse()?;
 
     let gpu = Rc::new(Gpu::request(DeviceOptions::default()).await?);
+    probe::choose(&gpu, None).await?;
     let checkpoint = Checkpoint::open(&[Rc::new(FileSource::open(&file)?) as Rc<dyn ByteSource>]).await?;
     let model = model::load(&gpu, &checkpoint, n_tokens.max(16), &mut |_, _| true).await?;
     let groups = model.modules();
