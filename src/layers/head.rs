@@ -14,6 +14,8 @@ use crate::lora::AdapterView;
 
 /// Logits that exist at a time, in bytes.
 const CHUNK_BYTES: usize = 16 << 20;
+/// Rows of a tile of the products with most.
+const TALLEST_TILE: usize = 64;
 
 /// Final norm and vocabulary.
 pub struct Head<'a> {
@@ -99,7 +101,10 @@ impl Head<'_> {
     /// Room for the logits of some targets, and which these are, by the first: a few at a time.
     fn chunks(&self, rec: &mut Recording, batch: &BatchView) -> (Matrix, Vec<(usize, Rows)>) {
         let vocab_size = self.weight.rows();
-        let chunk = (CHUNK_BYTES / (stride(vocab_size) * 4) / ROW_PAD).max(1) * ROW_PAD;
+        // Whole tiles of every kernel, where there is room for as many rows as the tallest has.
+        let fitting = CHUNK_BYTES / (stride(vocab_size) * 4);
+        let whole = if fitting >= TALLEST_TILE { TALLEST_TILE } else { ROW_PAD };
+        let chunk = (fitting / whole).max(1) * whole;
         let chunk = chunk.min(batch.max_targets.next_multiple_of(ROW_PAD));
         let logits = matrix(rec, "logits", Rows::targets(0, chunk as u32), vocab_size);
         let rows = |start| Rows::targets(start as u32, chunk.min(batch.max_targets - start) as u32);
