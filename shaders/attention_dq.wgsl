@@ -34,8 +34,11 @@ fn gradients(
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
     let kv_head = workgroup_id.y;
-    let u = workgroup_id.x * ROWS * GROUP + thread.index * 4u;
-    let end = min((workgroup_id.x + 1u) * ROWS, n_rows(params.rows)) * GROUP;
+    let n = n_rows(params.rows);
+    // Last rows first: as a rule they see most, and what takes longest had better not begin last.
+    let start = (n - 1u) / ROWS * ROWS - workgroup_id.x * ROWS;
+    let u = start * GROUP + thread.index * 4u;
+    let end = min(start + ROWS, n) * GROUP;
     if (nobody(u >= end)) {
         return;
     }
