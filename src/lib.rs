@@ -102,8 +102,12 @@
 //! lavapipe) load lane by lane, and do best with large register blocks and no workgroup memory; GPUs do best with tiles
 //! in workgroup memory. `kernels::probe` verifies each on the device, times it, and keeps the fastest; the page
 //! remembers that per adapter and build, and `?variant=` or `WEB_LORA_VARIANT` force one. f16 products exist for the
-//! forward pass and are never chosen unasked: what comes out is what PEFT computes. Subgroups would spare software
-//! most of its loads, but wgpu cannot ask browsers for them yet.
+//! forward pass and are never chosen unasked: what comes out is what PEFT computes.
+//!
+//! **What neighbours read alike, one of them loads.** Kernels that go through rows together (products through those of x,
+//! attention through keys, a norm through those of A) ask for eight of them at a time: `shaders/shared/eight_each.wgsl` has
+//! every thread load all eight, `eight_subgroup.wgsl` one, which it hands round. On lavapipe, where a load is a loop over
+//! lanes, a step takes half as long in subgroups. wgpu cannot ask browsers for them yet.
 //!
 //! **The head works where it is needed**: rows with a target are gathered, and logits, loss and gradient exist for a
 //! chunk of them at a time.
