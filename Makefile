@@ -185,7 +185,7 @@ fuzz:
 
 test-long: $(SITE)
 	@.ci/setup npm package browser
-	$(LAVAPIPE) WEB_LORA_VARIANT=tiled cargo test --release golden::
+	for variant in direct tiled; do $(LAVAPIPE) WEB_LORA_VARIANT=$$variant cargo test --release golden:: || exit 1; done
 	cd www && npm run --silent build:package && KILLS=$${KILLS:-200} FAULTS=all LOOKS=all npm run --silent test -- kills faults path pairs several
 
 # Both halves on the machine's own GPU where it has one.

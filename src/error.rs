@@ -57,7 +57,7 @@ pub enum Error {
     /// No GPU answers. Update the browser or driver, or switch hardware acceleration on.
     #[error("no GPU is available: {message}")]
     NoAdapter {
-        /// The platform's own words.
+        /// What is missing.
         message: String,
     },
     /// The GPU went away: driver reset, sleep, or the browser stopped it. Load the model again.

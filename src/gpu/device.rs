@@ -27,6 +27,9 @@ pub struct DeviceOptions {
 /// Names a [`Variant`] to force, for programs that do not ask for one themselves.
 pub const VARIANT_VARIABLE: &str = "WEB_LORA_VARIANT";
 
+/// What is said where no GPU answers.
+const NONE_FOUND: &str = if cfg!(target_arch = "wasm32") { "the browser found none" } else { "Vulkan found none" };
+
 /// What was found, in words for people and numbers for plans.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,7 +93,13 @@ impl Gpu {
             ..Default::default()
         });
         let adapter = watch.answer(adapter).await.map_err(|error| no_adapter(error.to_string()))?;
-        let adapter = adapter.map_err(|error| no_adapter(error.to_string()))?;
+        let adapter = adapter.map_err(|error| {
+            no_adapter(match error {
+                // wgpu's words are of its own back ends.
+                wgpu::RequestAdapterError::NotFound { .. } => NONE_FOUND.into(),
+                other => other.to_string(),
+            })
+        })?;
         if let Some(lack) = lacking(&adapter.limits()) {
             return Err(no_adapter(lack));
         }

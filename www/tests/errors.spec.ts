@@ -16,7 +16,7 @@ test.describe('GPU', () => {
 
   test('WebGPU, but no adapter', async ({ studio }) => {
     await studio.openWith(`GPU.prototype.requestAdapter = async () => null`);
-    await expect(studio.get('#trouble')).toContainText(/no GPU is available/i);
+    await expect(studio.get('#trouble')).toContainText(/no GPU is available: the browser found none/i);
     await expect(studio.get('#trouble')).toContainText('hardware acceleration');
   });
 
