@@ -60,7 +60,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
         let k2 = keys_from(thread, key + 16u, last, kv_head); let v2 = values_from(thread, key + 16u, last, kv_head);
         let k3 = keys_from(thread, key + 24u, last, kv_head); let v3 = values_from(thread, key + 24u, last, kv_head);
         // Columns are keys, rows are queries.
-        var s0: EightVec4s; var s1: EightVec4s; var s2: EightVec4s; var s3: EightVec4s;
+        var s0 = EightVec4s(); var s1 = EightVec4s(); var s2 = EightVec4s(); var s3 = EightVec4s();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_q(queries.at, d));
             add_scores(&s0, four, load_eight_k(k0, d));

@@ -98,7 +98,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
         let q2 = eight_at(thread, u + 16u, end, q_place); let o2 = eight_at(thread, u + 16u, end, out_place);
         let q3 = eight_at(thread, u + 24u, end, q_place); let o3 = eight_at(thread, u + 24u, end, out_place);
         // Scores and then weights, and gradients of weights.
-        var p0: EightVec4s; var p1: EightVec4s; var p2: EightVec4s; var p3: EightVec4s;
+        var p0 = EightVec4s(); var p1 = EightVec4s(); var p2 = EightVec4s(); var p3 = EightVec4s();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_k(at, d));
             add_scores(&p0, four, load_eight_q(q0, d));
@@ -108,7 +108,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
                 add_scores(&p3, four, load_eight_q(q3, d));
             }
         }
-        var g0: EightVec4s; var g1: EightVec4s; var g2: EightVec4s; var g3: EightVec4s;
+        var g0 = EightVec4s(); var g1 = EightVec4s(); var g2 = EightVec4s(); var g3 = EightVec4s();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_v(v_at, d));
             add_scores(&g0, four, load_eight_d_out(o0, d));

@@ -68,7 +68,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
         let k2 = keys_from(thread, key + 16u, last, kv_head); let v2 = values_from(thread, key + 16u, last, kv_head);
         let k3 = keys_from(thread, key + 24u, last, kv_head); let v3 = values_from(thread, key + 24u, last, kv_head);
         // Scores, and gradients of weights; columns are keys, rows are queries.
-        var s0: EightVec4s; var s1: EightVec4s; var s2: EightVec4s; var s3: EightVec4s;
+        var s0 = EightVec4s(); var s1 = EightVec4s(); var s2 = EightVec4s(); var s3 = EightVec4s();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_qkv(queries.at, d));
             add_scores(&s0, four, load_eight_qkv(k0, d));
@@ -78,7 +78,7 @@ fn main(@builtin(workgroup_id) workgroup_id: vec3<u32>, thread: Thread) {
                 add_scores(&s3, four, load_eight_qkv(k3, d));
             }
         }
-        var g0: EightVec4s; var g1: EightVec4s; var g2: EightVec4s; var g3: EightVec4s;
+        var g0 = EightVec4s(); var g1 = EightVec4s(); var g2 = EightVec4s(); var g3 = EightVec4s();
         for (var d = 0u; d < HEAD_VEC4S; d += 1u) {
             let four = transpose(load_four_d_out(queries.out_at, d));
             add_scores(&g0, four, load_eight_qkv(v0, d));

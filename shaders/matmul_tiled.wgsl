@@ -42,7 +42,7 @@ fn load_tail(thread: u32, col: u32, r: u32, segment: u32) {
     for (var i = thread; i < 128u; i += 64u) {
         let c = col + i / 8u * 4u;
         let k4 = r / 4u + i % 8u;
-        var w: mat4x4<f32>;
+        var w = mat4x4<f32>();
         if (4u * k4 < params.tail_rank && segment_of(params.first + c, params.segments.ends, INTERLEAVED) == segment) {
             w = scale * mat4x4<f32>(
                 tail_weight(params.first + min(c, last), k4), tail_weight(params.first + min(c + 1u, last), k4),

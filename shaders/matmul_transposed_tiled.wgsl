@@ -20,7 +20,7 @@ fn y_column() -> u32 {
 fn load_weights(thread: u32, col: u32, j: u32) {
     let k8 = min(col / 8u + thread % 8u, params.k8 - 1u);
     for (var i = thread / 8u; i < TERMS; i += 8u) {
-        var w: Pair;
+        var w = Pair();
         if (j + i < params.n) {
             w = weight_pair(j + i, k8);
         }

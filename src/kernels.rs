@@ -1,5 +1,8 @@
 //! One `.rs` here for each `.wgsl` in `shaders/`: the parameter struct, a function that appends the kernel to a
 //! recording, the same arithmetic in f64 on plain slices, and the cases that compare the two.
+//!
+//! A `var` in a loop is written with its zero (`var m = mat4x4<f32>();`): without, Chromium on SwiftShader was seen to keep the
+//! last round's value.
 
 pub mod adamw;
 pub mod adamw_8bit;

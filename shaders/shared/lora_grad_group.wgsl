@@ -18,7 +18,7 @@ fn dy_rows_INDEX(row: u32, last: u32, stride4: u32, column4: u32) -> mat4x4<f32>
 
 // Low-rank columns 4·column4 .. of the linear with this slot; zeros where there is none.
 fn xa_rows_INDEX(at: Eight, column4: u32, slot: u32) -> EightVec4s {
-    var rows: EightVec4s;
+    var rows = EightVec4s();
     if (!HANDED_ROUND) {
         if (slot != NO_SLOT) {
             rows = load_eight_xa(at, column4 + slot);

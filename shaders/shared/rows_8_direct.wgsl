@@ -28,7 +28,7 @@ fn tail_rows(at: RowsAt, k4: u32, segment: u32) -> XRows {
         let rows = load_eight_tail_row(at.tail_x, k4);
         return XRows(rows.lo, rows.hi);
     }
-    var kept: XRows;
+    var kept = XRows();
     for (var i = 0u; i < N_SEGMENTS; i += 1u) {
         let slot = params.segments.slots[i];
         if (slot != NO_SLOT) {

@@ -32,7 +32,7 @@ fn load_x(thread: u32, row: u32, column4: u32) {
     for (var i = thread; i < 128u; i += 64u) {
         let r = row + i / 8u * 4u;
         let c = column4 + i % 8u;
-        var rows: mat4x4<f32>;
+        var rows = mat4x4<f32>();
         if (c < s) {
             rows = mat4x4<f32>(
                 x[min(r, last) * s + c], x[min(r + 1u, last) * s + c],
@@ -48,7 +48,7 @@ fn load_tail_x(thread: u32, row: u32, column4: u32, segment: u32) {
     for (var i = thread; i < 128u; i += 64u) {
         let r = row + i / 8u * 4u;
         let c = column4 + i % 8u;
-        var rows: mat4x4<f32>;
+        var rows = mat4x4<f32>();
         if (4u * c < params.tail_rank) {
             rows = mat4x4<f32>(
                 tail_value(min(r, last), c, segment), tail_value(min(r + 1u, last), c, segment),
