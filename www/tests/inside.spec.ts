@@ -11,7 +11,7 @@ test('an adapter is looked into, and a smaller one takes its place', async ({ st
   await studio.unfold();
   await page.fill('#setting-samplePrompts', 'Hi');
   await studio.get('#train-start').click();
-  await expect(studio.get('#train-status')).toContainText('Done after 20 steps');
+  await expect(studio.get('#train-status')).toContainText('Done after 20 steps', { timeout: 120_000 });
   await expect(studio.get('#train-samples-list li')).toHaveCount(10);
   await expect(studio.get('#train-samples-list li').last()).toContainText('Step 20: Hi');
 
