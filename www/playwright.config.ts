@@ -13,7 +13,7 @@ export default defineConfig({
   // The GPU is the processor here, but half of the time a test waits for something else.
   workers: 2,
   timeout: 180_000,
-  expect: { timeout: 30_000 },
+  expect: { timeout: 60_000 },
   forbidOnly: !!process.env.CI,
   reporter: 'list',
   use: {
